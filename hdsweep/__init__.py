@@ -1,0 +1,1 @@
+"""hdsweep: method x seed x hyperparameter sweeps of anomaly-detection research."""

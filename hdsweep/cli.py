@@ -1,0 +1,555 @@
+"""The front door: the only module that knows every other.
+
+Imports stand inside the commands where they are slow: ``hdsweep plan`` must answer before pandas,
+Ray or torch would have been loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from hdsweep import data as datafiles
+from hdsweep.errors import DataError, HdsweepError, SpecError, did_you_mean
+from hdsweep.execute import Job, thread_environment
+from hdsweep.method import Dataset, load_dataset, load_method
+from hdsweep.metrics import Metric, parse_metric
+from hdsweep.plan import STATES, Plan, State, absolute_root, check_arms, make_plan, validate_data
+from hdsweep.spec import Strict, SweepSpec, load_sweep
+from hdsweep.store import Store
+from hdsweep.trial import TrialRecord
+
+if TYPE_CHECKING:
+    from hdsweep.store import PlannedSweep
+
+app = typer.Typer(
+    help="Sweeps of anomaly-detection research: plan, run on GPUs, report.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+data_app = typer.Typer(help="Make and check data sets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+class Format(StrEnum):
+    """How results are printed."""
+
+    terminal = "terminal"
+    json = "json"
+
+
+class TableFormat(StrEnum):
+    """How tables are printed."""
+
+    terminal = "terminal"
+    md = "md"
+    csv = "csv"
+    json = "json"
+
+
+class Rerun(StrEnum):
+    """Finished trials that may be run again."""
+
+    failed = "failed"
+    diverged = "diverged"
+    stale = "stale"
+
+
+SweepFile = Annotated[Path, typer.Argument(help="A sweep file, as in sweeps/quickstart.yaml.")]
+SweepName = Annotated[str | None, typer.Argument(help="Name of a sweep; the latest by default.")]
+StoreOption = Annotated[Path, typer.Option("--store", help="Folder of the results.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="terminal, or json for scripts.")]
+RESULTS = Path("results")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one message and exit status 2."""
+    for key, value in thread_environment(1).items():
+        if key == "OMP_WAIT_POLICY" or key.startswith("CUBLAS"):
+            os.environ.setdefault(key, value)  # read by libraries that are not loaded yet
+    try:
+        app()
+    except HdsweepError as error:
+        Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "red"), str(error)))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; run the same command again to continue")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read us, `head` say, has enough
+        sys.exit(0)
+
+
+# --- run ------------------------------------------------------------------------------------------
+
+
+@app.command()
+def run(
+    sweep: SweepFile,
+    store: StoreOption = RESULTS,
+    inline: Annotated[bool, typer.Option(help="In this process, without Ray.")] = False,
+    address: Annotated[str | None, typer.Option(help="A running Ray cluster to join.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="Logical GPUs to declare here.")] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="Logical CPUs to declare here.")] = None,
+    rerun: Annotated[list[Rerun] | None, typer.Option(help="Run these again as well.")] = None,
+    format: FormatOption = Format.terminal,
+) -> None:
+    """Run what of a sweep has not finished, then print its table.
+
+    Interrupt or kill it at any moment; the same command goes on where it was.
+    """
+    if address and (gpus is not None or cpus is not None):
+        raise SpecError("--gpus and --cpus declare resources of this machine; drop them or --address")
+    if inline and (address or gpus is not None or cpus is not None):
+        raise SpecError("--inline runs in this process; drop --address, --gpus and --cpus")
+    from hdsweep.progress import Progress, failures, terminal
+
+    console = terminal(2)
+    spec, plan, planned, opened = _planned(sweep, store, lambda text: console.print(text))
+    metric = _metrics(spec)[0]
+    again: list[State] = [state.value for state in rerun or ()]  # type: ignore[misc]
+    pending = plan.pending(again)
+    opened.create()
+    opened.put_sweep(planned, sweep.read_bytes())
+    labels = {t.id: cell.label(t) for cell, t in plan.trials()}
+    jobs = [_job(spec, t, labels[t.id], gpus) for _, t in pending]
+    if jobs:
+        signal.signal(signal.SIGTERM, _interrupt)
+        cached = len(plan.state) - len(jobs)
+        cells = {t.id: " ".join(labels[t.id].split(" ")[:-1]) for _, t in plan.trials()}
+        with Progress(
+            console, spec.name, total=len(plan.state), cached=cached, metric=metric, cell_of=cells
+        ) as progress:
+            _launch(jobs, opened, progress, inline, address, gpus, cpus, spec.name)
+    else:
+        console.print(f"{spec.name}: all {len(plan.state)} trials are finished, nothing to run")
+    everything = [_job(spec, t, labels[t.id], gpus) for _, t in plan.trials()]
+    records = opened.records(labels)
+    failed = failures(everything, records)
+    if format is Format.json:
+        counts = {status: 0 for status in ("ok", "failed", "diverged", "pruned")}
+        for record in records.values():
+            counts[record.status] += 1
+        _print_json(
+            {"sweep": spec.name, "planned": len(labels), "ran": len(jobs), **counts,
+             "not_finished": len(labels) - len(records), "store": str(opened.root)}
+        )  # fmt: skip
+    else:
+        _print_report(opened, planned, [metric], 1, TableFormat.terminal)
+        others = [str(m) for m in _metrics(spec)[1:]]
+        if others:
+            options = " ".join(f"--metric {m}" for m in others)
+            console.print(Text(f"more: hdsweep report {spec.name} {options}", style="dim"))
+    for line in failed[:20]:
+        console.print(Text(line, style="red"))
+    if len(failed) > 20:
+        console.print(Text(f"and {len(failed) - 20} more: hdsweep status {spec.name}", style="red"))
+    if failed:
+        raise typer.Exit(1)
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _launch(
+    jobs: Sequence[Job],
+    store: Store,
+    progress: Any,
+    inline: bool,
+    address: str | None,
+    gpus: int | None,
+    cpus: int | None,
+    name: str,
+) -> None:
+    if inline:
+        from hdsweep.launch import inline as launcher
+
+        launcher.launch(jobs, store, progress)
+        return
+    try:
+        from hdsweep.launch import ray as cluster
+    except ImportError as error:
+        raise HdsweepError(f"Ray cannot be imported ({error}); install it or add --inline") from None
+    where = cluster.Cluster(address=address, gpus=gpus, cpus=cpus)
+    log = store.root / "sweeps" / name / "ray.log"
+    cluster.launch(jobs, store, progress, where, log, progress.say)
+
+
+def _job(spec: SweepSpec, trial: Any, label: str, gpus: int | None) -> Job:
+    share = spec.resources.gpus
+    if share is None:
+        share = 1.0 if gpus or (gpus is None and _machine_has_gpu()) else 0.0
+    return Job(trial, label, share, spec.resources.cpus)
+
+
+def _machine_has_gpu() -> bool:
+    return any(Path("/dev").glob("nvidia[0-9]*"))
+
+
+def _planned(
+    sweep: Path, store: Path, say: Any
+) -> tuple[SweepSpec, Plan, PlannedSweep, Store]:
+    """Everything that must be right before anything is written."""
+    spec = load_sweep(sweep)
+    check_arms(spec)
+    _metrics(spec)
+    opened = Store(store)
+    dataset = load_dataset(spec.data_name)
+    params = absolute_root(validate_data(spec, dataset.params))
+    plan, groups = _plan_on_data(spec, dataset, params, opened, say)
+    return spec, plan, plan.sweep(spec, groups), opened
+
+
+def _plan_on_data(
+    spec: SweepSpec, dataset: Dataset, params: Strict, store: Store, say: Any
+) -> tuple[Plan, tuple[str, ...]]:
+    try:
+        datafiles.make_if_absent(dataset, params, say)
+        content = datafiles.fingerprint(dataset, params)
+        groups = dataset.load(params).groups
+    except DataError as error:
+        raise DataError(f"{spec.source.path}: data: {error}") from None
+    return make_plan(spec, params, content, store), groups
+
+
+def _metrics(spec: SweepSpec) -> list[Metric]:
+    """The report's metrics; raises SpecError with the line of one that is unknown."""
+    scalars = {name for arm in spec.arms for name in load_method(arm.method).scalars}
+    found = []
+    for n, text in enumerate(spec.report.metrics):
+        try:
+            found.append(parse_metric(text, scalars))
+        except SpecError as error:
+            raise spec.source.error(("report", "metrics", n), str(error)) from None
+    return found
+
+
+# --- plan, check, schema --------------------------------------------------------------------------
+
+
+@app.command()
+def plan(sweep: SweepFile, store: StoreOption = RESULTS, format: FormatOption = Format.terminal) -> None:
+    """Show what would run and what is finished already; nothing is run."""
+    console = Console(soft_wrap=True, highlight=False)
+    err = Console(stderr=True, highlight=False)
+    spec, made, _, opened = _planned(sweep, store, lambda text: err.print(text))
+    counts = made.counts()
+    if format is Format.json:
+        trials = [
+            {"id": t.id, "arm": cell.arm, "knobs": dict(cell.knobs), "seed": t.seed,
+             "state": made.state[t.id]}
+            for cell in made.cells for t in cell.trials
+        ]  # fmt: skip
+        _print_json(
+            {"sweep": spec.name, "store": str(opened.root), "counts": counts, "trials": trials}
+        )
+        return
+    if spec.question:
+        console.print(Text(spec.question, style="italic"))
+    shown = [state for state in STATES if counts[state]]
+    grid = Grid(box=None, pad_edge=False, header_style="bold")
+    for name in ("arm", "method", "swept", "cells", "seeds"):
+        grid.add_column(name, justify="right" if name in ("cells", "seeds") else "left")
+    for state in shown:
+        grid.add_column(state, justify="right")
+    for arm in spec.arms:
+        cells = [cell for cell in made.cells if cell.arm == arm.name]
+        states = [made.state[t.id] for cell in cells for t in cell.trials]
+        grid.add_row(
+            Text(arm.name), arm.method, Text(_swept(arm.knobs)), str(len(cells)),
+            str(len(spec.seeds)), *(str(states.count(state)) for state in shown),
+        )  # fmt: skip
+    console.print(grid)
+    words = ", ".join(f"{counts[state]} {state}" for state in shown)
+    console.print(f"{counts['planned']} trials: {words}")
+    asked = sum(len(cell.trials) for cell in made.cells)
+    if asked > counts["planned"]:
+        console.print(f"{asked - counts['planned']} more are shared between arms and run once")
+
+
+def _swept(knobs: Any) -> str:
+    from hdsweep.spec import Grid as Swept
+
+    words = []
+    for name, knob in knobs.items():
+        if isinstance(knob, Swept):
+            values = [str(value) for value in knob.values]
+            shown = values if len(values) <= 8 else [*values[:3], "...", values[-1]]
+            words.append(f"{name}: {', '.join(shown)}")
+    return "; ".join(words)
+
+
+@app.command()
+def check(
+    paths: Annotated[list[Path], typer.Argument(help="Sweep files, or folders of them.")],
+    format: FormatOption = Format.terminal,
+) -> None:
+    """Check sweep files without looking at data or results; exit status 2 if one is wrong."""
+    files = [f for path in paths for f in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])]
+    if not files:
+        raise SpecError(f"{paths[0]}: no .yaml files here; name a sweep file")
+    results = []
+    for path in files:
+        try:
+            spec = load_sweep(path)
+            check_arms(spec)
+            _metrics(spec)
+            validate_data(spec, load_dataset(spec.data_name).params)
+            trials = len(spec.seeds) * sum(1 for arm in spec.arms for _ in arm.cells())
+            results.append({"file": str(path), "ok": True, "trials": trials, "message": ""})
+        except HdsweepError as error:
+            results.append({"file": str(path), "ok": False, "trials": 0, "message": str(error)})
+    if format is Format.json:
+        _print_json(results)
+    else:
+        console = Console(soft_wrap=True, highlight=False)
+        for result in results:
+            if result["ok"]:
+                console.print(Text(f"{result['file']}: ok, {result['trials']} trials"))
+            else:
+                console.print(Text.assemble(("error: ", "red"), str(result["message"])))
+    if not all(result["ok"] for result in results):
+        raise typer.Exit(2)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of sweep files, the knobs of every method included."""
+    from hdsweep.schema import sweep_schema
+
+    _print_json(sweep_schema())
+
+
+# --- status, show, report -------------------------------------------------------------------------
+
+
+@app.command()
+def status(name: SweepName = None, store: StoreOption = RESULTS, format: FormatOption = Format.terminal) -> None:
+    """Count a sweep's trials by how they ended, and list those that did not end well."""
+    opened = Store(store)
+    planned = opened.sweep(name)
+    labels = _labels(planned)
+    records = opened.records(labels)
+    counts = {status: 0 for status in ("ok", "failed", "diverged", "pruned")}
+    for record in records.values():
+        counts[record.status] += 1
+    bad = [
+        {"id": i, "label": labels[i], "status": r.status, "message": (r.error or {}).get("message", "")}
+        for i, r in records.items() if r.status != "ok"
+    ]  # fmt: skip
+    if format is Format.json:
+        _print_json(
+            {"sweep": planned.name, "planned": len(labels), **counts,
+             "not_finished": len(labels) - len(records), "not_ok": bad, "store": str(opened.root)}
+        )  # fmt: skip
+        return
+    console = Console(soft_wrap=True, highlight=False)
+    words = [f"{counts[s]} {s}" for s in counts if counts[s]]
+    if len(labels) > len(records):
+        words.append(f"{len(labels) - len(records)} not finished")
+    console.print(Text(f"{planned.name}: {len(labels)} trials: {', '.join(words)}"))
+    for entry in bad:
+        first = (entry["message"].splitlines() or [""])[0]
+        console.print(Text(f"  {entry['status']}  {entry['id'][:8]}  {entry['label']}: {first}"))
+
+
+@app.command()
+def show(
+    trial: Annotated[str, typer.Argument(help="Id of a trial, or its first digits.")],
+    store: StoreOption = RESULTS,
+    format: FormatOption = Format.terminal,
+) -> None:
+    """Show one trial: parameters, results, where it ran, and why it failed."""
+    opened = Store(store)
+    record = opened.record(found := opened.resolve(trial))
+    folder = opened.trial_dir(found)
+    if record is None:
+        raise HdsweepError(f"trial {found}: has not finished; its log so far is {folder / 'log.txt'}")
+    if format is Format.json:
+        _print_json({**json.loads(record.to_bytes()), "folder": str(folder)})
+        return
+    _print_record(record, folder)
+
+
+def _print_record(record: TrialRecord, folder: Path) -> None:
+    console = Console(soft_wrap=True, highlight=False)
+    trial = record.trial
+    console.print(Text(f"{record.id}  {record.status}  {trial['method']} seed={trial['seed']}"))
+    source = record.provenance
+    git = (source.get("git") or {}).get("commit", "")[:12]
+    console.print(
+        Text(
+            f"{record.started}  {record.wall_s:g} s on {source.get('host', '?')} "
+            f"{source.get('gpu') or source.get('device', '')} {f'commit {git}' if git else ''}"
+        )
+    )
+    grid = Grid(box=None, pad_edge=False)
+    for name, value in trial["params"].items():
+        grid.add_row(Text(name, style="bold"), Text(str(value)))
+    console.print(grid)
+    if record.metrics:
+        groups = list(dict.fromkeys(g for values in record.metrics.values() for g in values))
+        table = Grid(box=None, pad_edge=False, header_style="bold")
+        for head in ("metric", *groups):
+            table.add_column(Text(head), justify="left" if head == "metric" else "right")
+        for metric, values in record.metrics.items():
+            cells = [values.get(group) for group in groups]
+            table.add_row(metric, *("-" if v is None else f"{v:.4f}" for v in cells))
+        console.print(table)
+    for name, scalar in record.scalars.items():
+        console.print(Text(f"{name} {scalar:g}"))
+    if record.error:
+        error = record.error
+        console.print(Text(error.get("traceback") or f"{error['kind']}: {error['message']}", "red"))
+    console.print(Text(str(folder), style="dim"))
+
+
+@app.command()
+def report(
+    name: SweepName = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="As in auroc, tpr@1 or tpr@1[domain=C]; repeatable.")
+    ] = None,
+    ddof: Annotated[int, typer.Option(min=0, max=1, help="1: sample std, 0: population std.")] = 1,
+    store: StoreOption = RESULTS,
+    format: Annotated[TableFormat, typer.Option("--format", help="How to print.")] = TableFormat.terminal,
+) -> None:
+    """Print mean±std tables of a sweep, the latest by default."""
+    opened = Store(store)
+    planned = opened.sweep(name)
+    scalars = _scalars(opened, planned)
+    asked = [parse_metric(text, scalars) for text in metric or planned.metrics]
+    for one in asked:
+        if one.group is not None and one.group not in planned.groups:
+            hint = did_you_mean(one.group, planned.groups)
+            raise SpecError(f"{one}: sweep {planned.name} has no group '{one.group}'{hint}")
+    _print_report(opened, planned, asked, ddof, format)
+
+
+def _scalars(store: Store, planned: PlannedSweep) -> set[str]:
+    """Measurements that the sweep's finished trials carry; a few records tell."""
+    names: set[str] = set()
+    for cell in planned.cells:
+        for trial_id in cell.trials.values():
+            record = store.record(trial_id)
+            if record is not None and record.status == "ok":
+                names |= set(record.scalars)
+                break
+    return names
+
+
+def _print_report(
+    store: Store, planned: PlannedSweep, metrics: Sequence[Metric], ddof: int, format: TableFormat
+) -> None:
+    from analysis import frame, render, tables
+
+    tidy = frame.load(store, planned, [str(m) for m in metrics])
+    made = [tables.main_table(tidy, str(m), ddof=ddof) for m in metrics]
+    sys.stdout.write(render.render(made, format.value))
+    sys.stdout.flush()
+
+
+def _labels(planned: PlannedSweep) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for cell in planned.cells:
+        for seed, trial_id in cell.trials.items():
+            words = [cell.arm, *(f"{k}={v}" for k, v in cell.knobs.items()), f"seed={seed}"]
+            labels.setdefault(trial_id, " ".join(words))
+    return labels
+
+
+# --- data -----------------------------------------------------------------------------------------
+
+DataName = Annotated[str, typer.Argument(help="Name of a data set, as in hdmap.")]
+Root = Annotated[Path, typer.Argument(help="Its folder.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE; repeatable.")]
+
+
+@data_app.command("make")
+def data_make(name: DataName, root: Root, set: Settings = None) -> None:
+    """Write a synthetic data set in the published layout."""
+    dataset = load_dataset(name)
+    if dataset.generator is None:
+        raise DataError(f"data set '{name}' has no generator; copy the published data to {root}")
+    params = _from_settings(dataset.generator.params, set)
+    datafiles.write_data(dataset, params, root)
+    Console(soft_wrap=True, highlight=False).print(
+        f"wrote {sum(1 for p in root.rglob('*') if p.is_file())} files to {root}"
+    )
+
+
+@data_app.command("check")
+def data_check(
+    name: DataName, root: Root, set: Settings = None, format: FormatOption = Format.terminal
+) -> None:
+    """Read every file of a data set; exit status 2 when something would spoil a sweep."""
+    dataset = load_dataset(name)
+    params = _from_settings(dataset.params, [f"root={root}", *(set or ())])
+    found = dataset.check(params)
+    if format is Format.json:
+        _print_json(
+            {"ok": not found.problems, "rows": [dict(row) for row in found.rows],
+             "problems": list(found.problems), "warnings": list(found.warnings)}
+        )  # fmt: skip
+    else:
+        console = Console(soft_wrap=True, highlight=False)
+        grid = Grid(box=None, pad_edge=False, header_style="bold")
+        for head in found.rows[0] if found.rows else ():
+            grid.add_column(head)
+        for row in found.rows:
+            grid.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+        console.print(grid)
+        for warning in found.warnings:
+            console.print(Text.assemble(("warning: ", "yellow"), warning))
+        for problem in found.problems:
+            console.print(Text.assemble(("problem: ", "red"), problem))
+        if not found.problems:
+            console.print("ok")
+    if found.problems:
+        raise typer.Exit(2)
+
+
+def _from_settings(params: type[Strict], settings: Sequence[str] | None) -> Any:
+    import yaml
+
+    values: dict[str, Any] = {}
+    for setting in settings or ():
+        key, sign, value = setting.partition("=")
+        if not sign:
+            raise SpecError(f"--set {setting}: write NAME=VALUE")
+        if key not in params.model_fields:
+            raise SpecError(f"--set {key}: unknown{did_you_mean(key, params.model_fields)}")
+        try:
+            values[key] = value if key == "root" else yaml.safe_load(value)
+        except yaml.YAMLError:
+            values[key] = value
+    try:
+        return params.model_validate(values)
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        where = ".".join(map(str, detail["loc"]))
+        raise SpecError(f"--set {where}: {detail['msg'].removeprefix('Value error, ')}") from None
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Errors a user can act on.
+
+Each message stands alone: where, what was found, what to do. The command line catches
+``HdsweepError`` once, prints the message and exits with status 2; anything else is a bug of ours
+or of a method, and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HdsweepError(Exception):
+    """A mistake or condition that the user can mend."""
+
+
+class SpecError(HdsweepError):
+    """The sweep file does not say what can be run."""
+
+
+class DataError(HdsweepError):
+    """The data set is missing, damaged or not in its published layout."""
+
+
+class StoreError(HdsweepError):
+    """The store cannot be read or written as it is."""
+
+
+class MethodError(HdsweepError):
+    """A method cannot do what it was asked, for a reason that lies in the request."""
+
+
+class UndefinedMetric(HdsweepError):
+    """The metric has no value on these predictions: one class is absent, or a score is NaN."""
+
+
+class Diverged(Exception):  # noqa: N818 - the field's word for what happened, not a user's mistake
+    """Training produced a NaN or infinite loss.
+
+    Args:
+        step: Optimiser step at which it was seen, from 1.
+        what: The quantity, as in ``loss`` or ``gradient norm``.
+    """
+
+    def __init__(self, step: int, what: str = "loss") -> None:
+        super().__init__(step, what)  # both in args, so that it survives a process border
+        self.step = step
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"{self.what} is not finite at step {self.step}"
+
+
+def did_you_mean(found: str, known: Iterable[str]) -> str:
+    """Suffix of a message: the nearest known name, or all of them when none is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(found, names, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return f"; known: {', '.join(names)}" if names else ""

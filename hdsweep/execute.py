@@ -1,0 +1,364 @@
+"""run_trial: the one path from a Trial to a TrialRecord, in whatever process it runs.
+
+Inline or under Ray, on the first attempt or the fifth, a trial is seeded, bound to its threads,
+run, measured and kept by this function and no other; so the two launchers cannot disagree. It
+writes the record last and returns it; a process killed before that leaves a trial that has not
+finished, and its checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import random
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from hdsweep import metrics, provenance
+from hdsweep.errors import Diverged, HdsweepError, StoreError
+from hdsweep.method import Method, Outcome, load_dataset, load_method, method_module
+from hdsweep.stages import stage_folder
+from hdsweep.store import Store, Table, write_whole
+from hdsweep.trial import Status, Trial, TrialRecord
+
+CHECKPOINT_INTERVAL_S = 60.0  # what a kill may cost; writing one takes well under a second
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A trial with what it occupies while it runs.
+
+    Args:
+        trial: What to run.
+        label: A readable name.
+        gpus: Share of a GPU, or a whole number of them.
+        threads: CPU threads.
+    """
+
+    trial: Trial
+    label: str
+    gpus: float
+    threads: int
+
+
+class Listener(Protocol):
+    """Who wants to know how a run goes; called in the driver's process."""
+
+    def started(self, job: Job) -> None:
+        """The trial was given to a worker."""
+
+    def finished(self, job: Job, record: TrialRecord) -> None:
+        """The trial has a record."""
+
+    def lost(self, job: Job, reason: str) -> None:
+        """The trial's worker was lost; it will be tried again, or is left for the next run."""
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """Environment that binds numerical libraries; it must be set before they are loaded.
+
+    PASSIVE: threads that spin while they wait make two busy cores up to fifty times slower.
+    """
+    count = str(threads)
+    return {
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        "OPENBLAS_NUM_THREADS": count,
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic cuBLAS needs it
+    }
+
+
+def run_trial(
+    job: Job,
+    store: Store,
+    origin: Mapping[str, Any],
+    *,
+    capture: bool,
+    checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
+) -> TrialRecord:
+    """Run a trial and keep its record; a trial that is already ``ok`` is not run.
+
+    Args:
+        job: The trial and its threads.
+        store: Where the record goes.
+        origin: ``provenance.of_process()`` of the driver, with the digest of the method's source.
+        capture: Whether what the method prints goes to ``log.txt`` instead of the terminal.
+        checkpoint_interval_s: Least time between two checkpoints.
+
+    Returns:
+        The record that stands. A method's failure is a record, not an exception.
+
+    Raises:
+        StoreError: The store cannot be written; nothing is recorded.
+    """
+    trial = job.trial
+    standing = store.record(trial.id)
+    if standing is not None and standing.status == "ok":
+        return standing
+    folder = store.trial_dir(trial.id)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix="hdsweep-"))
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be written: {error.strerror}") from None
+    started, began = datetime.now(UTC), time.monotonic()
+    method = load_method(trial.method)
+    device = _device(method, job)
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        log = stack.enter_context(_log(folder, capture))
+        stack.enter_context(threadpool_limits(job.threads))
+        context = _Context(job, store, device, scratch, log, checkpoint_interval_s)
+        stack.callback(context.close)
+        log.info("%s on %s, %d threads", job.label, device, job.threads)
+        status, outcome, error_note = _attempt(method, trial, context)
+        record = TrialRecord(
+            id=trial.id,
+            status=status,
+            trial=trial.to_json(),
+            error=error_note,
+            provenance={**origin, **provenance.of_machine(device, job.threads)},
+            started=started.isoformat(timespec="seconds"),
+            wall_s=round(time.monotonic() - began, 3),
+            **(_measured(outcome) if outcome else {}),
+        )
+        if outcome:
+            _keep(outcome, trial.id, store)
+        log.info("%s after %.1f s", status, record.wall_s)
+    record = store.put(record)
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    return record
+
+
+def _attempt(
+    method: Method, trial: Trial, context: _Context
+) -> tuple[Status, Outcome | None, dict[str, str] | None]:
+    """Run the method; what it raises becomes the note of a failed trial."""
+    try:
+        _seed(trial.seed, method, context.threads)
+        dataset = load_dataset(trial.data_name)
+        data = dataset.load(dataset.params.model_validate(dict(trial.data_params)))
+        params = method.params.model_validate(dict(trial.params))
+        outcome = method.run(params, data, context)
+        _check(outcome, method)
+        return "ok", outcome, None
+    except Diverged as error:
+        context.log.warning("diverged: %s", error)
+        return "diverged", None, _note("diverged", error, trace=False)
+    except StoreError:
+        raise
+    except HdsweepError as error:
+        context.log.error("failed: %s", error)
+        return "failed", None, _note("request", error, trace=False)
+    except Exception as error:
+        context.log.exception("failed: %s", error)
+        kind = "memory" if _is_out_of_memory(error) else "method"
+        return "failed", None, _note(kind, error, trace=True)
+
+
+def _note(kind: str, error: BaseException, *, trace: bool) -> dict[str, str]:
+    message = str(error) if isinstance(error, HdsweepError | Diverged) else (
+        f"{type(error).__name__}: {error}"
+    )
+    return {
+        "kind": kind,
+        "message": message,
+        "traceback": "".join(traceback.format_exception(error)) if trace else "",
+    }
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def _check(outcome: object, method: Method) -> None:
+    if not isinstance(outcome, Outcome):
+        raise TypeError(f"run returned a {type(outcome).__name__}, not an Outcome")
+    for name, value in outcome.scalars.items():
+        if name not in method.scalars:
+            raise ValueError(f"scalar '{name}' is not declared in METHOD.scalars")
+        if not np.isfinite(value):
+            raise ValueError(f"scalar '{name}' is {value}; leave out what was not measured")
+    for name in outcome.artifacts:
+        if Path(name).name != name or name.startswith("."):
+            raise ValueError(f"artifact '{name}' is not a plain file name")
+
+
+def _measured(outcome: Outcome) -> dict[str, Any]:
+    found = outcome.predictions
+    values, missing = metrics.evaluate(
+        metrics.STORED, np.array(found.group, dtype=np.str_), found.is_anomaly, found.score
+    )
+    return {
+        "metrics": values,
+        "missing": missing,
+        "definitions": metrics.definitions(metrics.STORED),
+        "scalars": {name: float(value) for name, value in outcome.scalars.items()},
+        "artifacts": tuple(sorted(outcome.artifacts)),
+    }
+
+
+def _keep(outcome: Outcome, trial_id: str, store: Store) -> None:
+    """Write all of a finished trial but its record."""
+    found = outcome.predictions
+    group = np.array(found.group, dtype=np.str_)
+    store.put_predictions(trial_id, Table(found.item, group, found.is_anomaly, found.score))
+    home = store.trial_dir(trial_id) / "artifacts"
+    shutil.rmtree(home, ignore_errors=True)
+    for name, path in outcome.artifacts.items():
+        home.mkdir(exist_ok=True)
+        if path.is_dir():
+            shutil.copytree(path, home / name)
+        else:
+            shutil.copyfile(path, home / name)
+
+
+def _device(method: Method, job: Job) -> str:
+    if not method.uses_torch:
+        return "cpu"
+    import torch
+
+    return "cuda:0" if job.gpus > 0 and torch.cuda.is_available() else "cpu"
+
+
+def _seed(seed: int, method: Method, threads: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - libraries still draw from the global generator
+    if method.uses_torch:
+        import torch
+
+        torch.manual_seed(seed)
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+
+
+@contextlib.contextmanager
+def _log(folder: Path, capture: bool) -> Iterator[logging.Logger]:
+    """A logger that writes ``log.txt`` anew, and what is printed with it when asked to."""
+    path = folder / "log.txt"
+    path.unlink(missing_ok=True)  # a dying attempt may still hold the old file; let it
+    with path.open("a", encoding="utf-8", buffering=1) as file, contextlib.ExitStack() as stack:
+        handler = logging.StreamHandler(file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log = logging.Logger(f"hdsweep.trial.{folder.name}", logging.INFO)
+        log.addHandler(handler)
+        if capture:
+            stack.enter_context(contextlib.redirect_stdout(file))
+            stack.enter_context(contextlib.redirect_stderr(file))
+        yield log
+
+
+@dataclass(slots=True)
+class _Context:
+    """What the running method sees; see hdsweep.method.TrialContext."""
+
+    job: Job
+    store: Store
+    device: str
+    scratch: Path
+    log: logging.Logger
+    checkpoint_interval_s: float
+    _last_s: float = field(default_factory=time.monotonic)
+    _began_s: float = field(default_factory=time.monotonic)
+    _curve: Any = None
+
+    @property
+    def seed(self) -> int:
+        return self.job.trial.seed
+
+    @property
+    def threads(self) -> int:
+        return self.job.threads
+
+    @property
+    def _folder(self) -> Path:
+        return self.store.trial_dir(self.job.trial.id)
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> None:
+        if self._curve is None:
+            self._open_curve(last_step=0)
+        point = {"step": step, "time_s": round(time.monotonic() - self._began_s, 3)}
+        self._curve.write(json.dumps(point | {k: float(v) for k, v in metrics.items()}) + "\n")
+
+    def stage(
+        self,
+        name: str,
+        *,
+        version: int,
+        inputs: Mapping[str, object],
+        build: Callable[[Path], None],
+    ) -> Path:
+        return stage_folder(
+            self.store.root,
+            name,
+            version=version,
+            inputs=inputs,
+            fingerprint=self.job.trial.fingerprint,
+            build=build,
+        )
+
+    def checkpoint(self, step: int, save: Callable[[Path], None]) -> None:
+        if time.monotonic() - self._last_s < self.checkpoint_interval_s:
+            return
+        home = self._folder / "checkpoint"
+        home.mkdir(exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=home))
+        try:
+            save(partial)
+            os.rename(partial, home / f"{step:09d}")
+        except FileExistsError:
+            pass
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        for old in _checkpoints(home)[:-1]:
+            shutil.rmtree(old, ignore_errors=True)
+        self._last_s = time.monotonic()
+
+    def resume(self) -> Path | None:
+        whole = _checkpoints(self._folder / "checkpoint")
+        if not whole:
+            return None
+        self._open_curve(last_step=int(whole[-1].name))
+        self.log.info("continues from step %d", int(whole[-1].name))
+        return whole[-1]
+
+    def close(self) -> None:
+        if self._curve is not None:
+            self._curve.close()
+
+    def _open_curve(self, last_step: int) -> None:
+        """Start the curve with what an earlier attempt reported up to its checkpoint."""
+        path = self._folder / "curve.jsonl"
+        kept = []
+        if last_step and path.exists():
+            for line in path.read_text().splitlines():
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # a line cut by a kill
+                    if json.loads(line)["step"] <= last_step:
+                        kept.append(line + "\n")
+        write_whole(path, "".join(kept).encode())
+        self._curve = path.open("a", encoding="utf-8", buffering=1)
+
+
+def _checkpoints(home: Path) -> list[Path]:
+    """Whole checkpoints, the oldest first."""
+    return sorted(p for p in home.glob("[0-9]*") if p.is_dir()) if home.is_dir() else []
+
+
+def origin_of(job: Job) -> dict[str, Any]:
+    """Provenance that the driver looks up for a trial."""
+    source = provenance.source_digest(method_module(job.trial.method))
+    return {**provenance.of_process(), "source": source}

@@ -1,0 +1,328 @@
+"""Trials on the GPUs of a node or a cluster, through Ray Tune.
+
+Tune is the executor here and nothing more. One ``Tuner`` with one ``Searcher`` that hands out the
+planned trials; a fresh one each time, never ``Tuner.restore``: what is finished is known from the
+store, which is checked again by the worker before a trial starts and by the driver after ``fit``.
+So Tune's own state may be lost, lag or lie, and its files live in a folder that is thrown away.
+
+Its costs are cut where they can be: actors are reused (a fresh process imports torch anew, 2 s a
+trial), its loggers and snapshots are off, and results come back once per trial.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hdsweep.errors import HdsweepError, StoreError
+from hdsweep.execute import Job, Listener, origin_of, run_trial, thread_environment
+from hdsweep.store import Store
+from hdsweep.trial import Trial
+
+WORKER_LOSSES = 2  # times one trial may lose its worker in one run before it is left for the next
+
+# Read by Ray when it is imported, so they stand before the import below.
+os.environ.setdefault("RAY_worker_niceness", "0")  # at 15, workers starve on a busy machine
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "86400")
+os.environ.setdefault("TUNE_WARN_THRESHOLD_S", "10")
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import ray  # noqa: E402
+from ray import tune  # noqa: E402
+from ray.tune.search import Searcher  # noqa: E402
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Where trials are placed.
+
+    Args:
+        address: Of a running cluster; None starts Ray on this machine.
+        gpus: Logical GPUs to declare on this machine instead of those that are found.
+        cpus: Logical CPUs likewise.
+    """
+
+    address: str | None = None
+    gpus: int | None = None
+    cpus: int | None = None
+
+
+class _Worker(tune.Trainable):  # type: ignore[misc] # ray is not typed
+    """Runs one trial per ``step``; the same process takes one trial after another."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._config = config
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._config = new_config
+        return True
+
+    def step(self) -> dict[str, Any]:
+        config = self._config
+        job = _job(config["job"])
+        try:
+            record = run_trial(job, Store(Path(config["store"])), config["origin"], capture=True)
+            result: dict[str, Any] = {"status": record.status}
+        except StoreError as error:
+            result = {"status": "unwritten", "message": str(error)}
+        if "torch" in sys.modules:  # hand GPU memory to whoever shares the device
+            gc.collect()
+            torch = sys.modules["torch"]
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        return {**result, "done": True}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: a trial keeps its own checkpoint in the store."""
+
+    def load_checkpoint(self, checkpoint: object) -> None:
+        """Nothing, likewise."""
+
+
+class _Planned(Searcher):  # type: ignore[misc]
+    """Hands out the planned trials in their order."""
+
+    def __init__(self, configs: Sequence[dict[str, Any]]) -> None:
+        super().__init__(metric="done", mode="max")
+        self._waiting = deque(configs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles what it is given in case of a restore; there is none
+
+    def suggest(self, trial_id: str) -> Any:
+        return self._waiting.popleft() if self._waiting else Searcher.FINISHED
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Nothing: what happened is in the store."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the plan is made anew from the store."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, likewise."""
+
+
+class _Watcher(tune.Callback):  # type: ignore[misc]
+    """Tells the listener what Tune does with the trials."""
+
+    def __init__(self, jobs: Mapping[str, Job], store: Store, listener: Listener) -> None:
+        self._jobs, self._store, self._listener = jobs, store, listener
+        self.unwritten: str | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._listener.started(self._jobs[_id_of(trial)])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        job = self._jobs[_id_of(trial)]
+        if result.get("status") == "unwritten":
+            self.unwritten = result["message"]
+            self._listener.lost(job, result["message"])
+            return
+        record = self._store.record(job.trial.id)
+        if record is not None:
+            self._listener.finished(job, record)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._listener.lost(self._jobs[_id_of(trial)], "its worker died")
+
+
+def _id_of(trial: Any) -> str:
+    return str(trial.config["job"]["trial"]["identity_id"])
+
+
+def launch(
+    jobs: Sequence[Job],
+    store: Store,
+    listener: Listener,
+    cluster: Cluster,
+    log: Path,
+    say: Callable[[str], None],
+) -> None:
+    """Run ``jobs`` on Ray until each has a record or has lost its worker too often.
+
+    Args:
+        jobs: In the order in which they are to start.
+        store: Readable and writable under the same path on every node.
+        listener: Told what happens.
+        cluster: Where to run.
+        log: File that takes Ray's own output.
+        say: Told where the dashboard is.
+
+    Raises:
+        HdsweepError: The cluster cannot be reached, or can never hold one of these trials.
+        StoreError: Workers cannot write the store.
+    """
+    with _quiet(log):
+        context = _connect(cluster, jobs)
+        try:
+            if context.dashboard_url:
+                say(_dashboard(context.dashboard_url))
+            waiting = list(jobs)
+            for _ in range(1 + WORKER_LOSSES):
+                _fit(waiting, store, listener)
+                done = store.records(job.trial.id for job in waiting)
+                waiting = [job for job in waiting if job.trial.id not in done]
+                if not waiting:
+                    break
+        finally:
+            ray.shutdown()
+    for job in waiting:
+        listener.lost(job, f"its worker died {1 + WORKER_LOSSES} times; see {log}")
+
+
+def _fit(jobs: Sequence[Job], store: Store, listener: Listener) -> None:
+    origins = {job.trial.method: origin_of(job) for job in jobs}
+    configs = [
+        {"job": _job_json(job), "store": str(store.root), "origin": origins[job.trial.method]}
+        for job in jobs
+    ]
+    one = jobs[0]
+    watcher = _Watcher({job.trial.id: job for job in jobs}, store, listener)
+    names = {job.trial.id: job.label for job in jobs}
+    with tempfile.TemporaryDirectory(prefix="hdsweep-tune-", ignore_cleanup_errors=True) as scratch:
+        tuner = tune.Tuner(
+            tune.with_resources(_Worker, {"cpu": one.threads, "gpu": one.gpus}),
+            tune_config=tune.TuneConfig(
+                search_alg=_Planned(configs),
+                num_samples=len(configs),
+                max_concurrent_trials=_capacity(one) + 1,  # one waits, so that no GPU idles
+                reuse_actors=True,
+                trial_name_creator=lambda trial: names[_id_of(trial)],
+                trial_dirname_creator=_id_of,
+            ),
+            run_config=tune.RunConfig(
+                name="sweep",
+                storage_path=scratch,
+                verbose=0,
+                callbacks=[watcher],
+                failure_config=tune.FailureConfig(max_failures=0),
+            ),
+        )
+        try:
+            tuner.fit()
+        except (ray.exceptions.RayError, RuntimeError, tune.error.TuneError) as error:
+            # Tune gives up as a whole over some lost workers; the caller counts what is missing.
+            print(f"Ray Tune stopped: {type(error).__name__}: {error}", flush=True)
+    if watcher.unwritten:
+        raise StoreError(watcher.unwritten)
+
+
+def _job_json(job: Job) -> dict[str, Any]:
+    # The digest travels too: Tune asks for names often, and hashing each time adds up.
+    trial = {**job.trial.to_json(), "identity_id": job.trial.id}
+    return {"trial": trial, "label": job.label, "gpus": job.gpus, "threads": job.threads}
+
+
+def _job(value: Mapping[str, Any]) -> Job:
+    return Job(
+        Trial.from_json(value["trial"]), value["label"], value["gpus"], value["threads"]
+    )
+
+
+def _connect(cluster: Cluster, jobs: Sequence[Job]) -> Any:
+    environment = thread_environment(jobs[0].threads)
+    try:
+        if cluster.address:
+            context = ray.init(
+                address=cluster.address,
+                runtime_env={"env_vars": environment},
+                logging_level="ERROR",
+                log_to_driver=False,
+            )
+        else:
+            os.environ.update(environment)  # inherited by workers; a runtime_env starts them twice
+            context = ray.init(
+                address="local",
+                num_gpus=cluster.gpus,
+                num_cpus=cluster.cpus,
+                include_dashboard=True,
+                dashboard_host="127.0.0.1",
+                logging_level="ERROR",
+                log_to_driver=False,
+            )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        first = str(error).strip().splitlines()[0]
+        where = cluster.address or "this machine"
+        raise HdsweepError(f"Ray on {where}: cannot be started or reached: {first}") from None
+    _check_fit(jobs)
+    return context
+
+
+def _check_fit(jobs: Sequence[Job]) -> None:
+    """Refuse what would wait for ever: a trial that no single node can hold."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    one = jobs[0]
+    if any(n.get("CPU", 0) >= one.threads and n.get("GPU", 0) >= one.gpus for n in nodes):
+        return
+    ray.shutdown()
+    has = "; ".join(f"{n.get('CPU', 0):g} CPUs and {n.get('GPU', 0):g} GPUs" for n in nodes)
+    raise HdsweepError(
+        f"resources: a trial asks for {one.threads} CPUs and {one.gpus:g} GPUs and no node has "
+        f"them (found {has}); lower resources in the sweep file, or declare logical ones with "
+        "--cpus and --gpus"
+    )
+
+
+def _capacity(job: Job) -> int:
+    """How many such trials the cluster holds at once."""
+    total = ray.cluster_resources()
+    by_cpu = int(total.get("CPU", 1) // job.threads)
+    if not job.gpus:
+        return max(1, by_cpu)
+    per_gpu = int(1 / job.gpus + 1e-9) if job.gpus <= 1 else 1  # a fraction never spans devices
+    by_gpu = int(total.get("GPU", 0) // max(job.gpus, 1)) * per_gpu
+    return max(1, min(by_cpu, by_gpu))
+
+
+def _dashboard(url: str) -> str:
+    from ray._private.authentication.authentication_utils import is_token_auth_enabled
+
+    address = f"Ray dashboard: http://{url}"
+    if is_token_auth_enabled():
+        # Ray guards it: whoever reaches it can run code as this user, from any local account.
+        address += "  (asks for the token that `ray get-auth-token` prints)"
+    return address
+
+
+@contextlib.contextmanager
+def _quiet(log: Path) -> Iterator[None]:
+    """Send all that this process and its children print to ``log``.
+
+    File descriptors, not ``sys.stdout``: much of Ray's chatter comes from C++ and from children.
+    The live view writes to a descriptor of its own that was duplicated before.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = [os.dup(1), os.dup(2)]
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(saved[0], 1)
+        os.dup2(saved[1], 2)
+        for descriptor in (*saved, target):
+            os.close(descriptor)

@@ -1,0 +1,306 @@
+"""All that a trainable sees of the engine.
+
+A method is a module ``trainables/<name>`` (a file, or a folder's ``__init__``) that exports
+``METHOD``; a data set is a module ``trainables/data/<name>`` that exports ``DATASET``. Both are
+loaded by name, and importing either must stay cheap: planning 100,000 trials or printing a report
+imports the module for its parameters, so torch and the like are imported inside ``run``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hdsweep.errors import DataError, Diverged, MethodError, SpecError, did_you_mean
+from hdsweep.spec import ContentPath, Strict
+
+__all__ = [
+    "Check",
+    "ContentPath",
+    "Data",
+    "DataError",
+    "Dataset",
+    "Diverged",
+    "Generator",
+    "Item",
+    "Method",
+    "MethodError",
+    "Outcome",
+    "Predictions",
+    "Strict",
+    "TrialContext",
+    "load_dataset",
+    "load_method",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image of a data set.
+
+    Args:
+        name: Unique within the data set and free of machine paths: ``domain_A/test/fault/0007.tiff``.
+        group: What results are reported per (a domain, a category).
+        is_anomaly: The label; always False in training items.
+        path: Where its bytes are.
+    """
+
+    name: str
+    group: str
+    is_anomaly: bool
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What a trial trains and is tested on.
+
+    Args:
+        train: Normal items only.
+        test: Items of both classes.
+        groups: Groups in their fixed order of report.
+        read: Item -> float32 array of shape (channels, height, width), in the data's own unit,
+            the same for training and for testing. Raises DataError that names the file.
+    """
+
+    train: tuple[Item, ...]
+    test: tuple[Item, ...]
+    groups: tuple[str, ...]
+    read: Callable[[Item], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What a look at every file of a data set found.
+
+    Args:
+        rows: One mapping per split and group, same keys in each, ready to print as a table.
+        problems: What would spoil a sweep, one sentence each; empty when the data can be used.
+        warnings: What a person should know.
+    """
+
+    rows: tuple[Mapping[str, str | int | float], ...]
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Generator:
+    """Writes a synthetic data set in the published layout.
+
+    Args:
+        params: Knobs of the generator.
+        write: (params, root) -> None; ``root`` is an empty folder. The same params write the
+            same bytes.
+    """
+
+    params: type[Strict]
+    write: Callable[[Any, Path], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A data set in its published layout. Each callable takes validated ``params``.
+
+    Args:
+        params: Knobs of the ``data:`` block, ``root`` among them.
+        files: Every file whose content can change a result, as sorted paths below ``params.root``.
+            Raises DataError when the layout is not there.
+        verify: Raises DataError when this file cannot be read; it is called once for each new or
+            changed file before a sweep starts.
+        load: params -> Data.
+        check: params -> Check, reading every file.
+        generator: How to make a synthetic twin, where there is one.
+    """
+
+    params: type[Strict]
+    files: Callable[[Any], Sequence[Path]]
+    verify: Callable[[Path], None]
+    load: Callable[[Any], Data]
+    check: Callable[[Any], Check]
+    generator: Generator | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Scores of the test items, in the order of ``Data.test``.
+
+    Args:
+        item: n names.
+        group: n group names.
+        is_anomaly: Shape (n,).
+        score: Shape (n,), larger means more anomalous; NaN where the method has no answer.
+    """
+
+    item: tuple[str, ...]
+    group: tuple[str, ...]
+    is_anomaly: NDArray[np.bool_]
+    score: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        n = len(self.item)
+        if not len(self.group) == len(self.is_anomaly) == len(self.score) == n:
+            raise ValueError(
+                f"predictions are ragged: {n} items, {len(self.group)} groups, "
+                f"{len(self.is_anomaly)} labels, {len(self.score)} scores"
+            )
+        if len(set(self.item)) != n:
+            raise ValueError("predictions name an item twice")
+
+    @classmethod
+    def of(cls, items: Sequence[Item], score: NDArray[Any]) -> Predictions:
+        """Predictions for ``items``; ``score`` has shape (len(items),)."""
+        return cls(
+            item=tuple(item.name for item in items),
+            group=tuple(item.group for item in items),
+            is_anomaly=np.array([item.is_anomaly for item in items], dtype=np.bool_),
+            score=np.asarray(score, dtype=np.float64),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a finished trial hands back. Metrics are computed from it, never by the method.
+
+    Args:
+        predictions: One row per test item.
+        scalars: Other finite measurements by name, the unit in the name (``latency_ms``).
+        artifacts: Files or folders to keep, by the name to keep them under.
+    """
+
+    predictions: Predictions
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    artifacts: Mapping[str, Path] = field(default_factory=dict)
+
+
+class TrialContext(Protocol):
+    """What the engine lends to a running trial."""
+
+    @property
+    def seed(self) -> int:
+        """The replicate. Python, numpy and torch are seeded with it before ``run`` is called."""
+
+    @property
+    def device(self) -> str:
+        """A torch device name: ``cpu`` or ``cuda:0``."""
+
+    @property
+    def threads(self) -> int:
+        """CPU threads this trial may use; torch is already bound to it."""
+
+    @property
+    def scratch(self) -> Path:
+        """A folder of this trial's own, gone when it ends."""
+
+    @property
+    def log(self) -> logging.Logger:
+        """Writes to the trial's ``log.txt``."""
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append a point to the trial's curve.
+
+        Args:
+            step: Of the method's own progress, from 1, not decreasing.
+            metrics: Name -> value; a value may be NaN or infinite.
+        """
+
+    def stage(
+        self,
+        name: str,
+        *,
+        version: int,
+        inputs: Mapping[str, object],
+        build: Callable[[Path], None],
+    ) -> Path:
+        """Folder of work shared between trials, built by the first that asks for it.
+
+        Args:
+            name: What it is, as in ``tokens``.
+            version: Raised by the author when ``build`` may give another result.
+            inputs: JSON values that, with the data's fingerprint, determine the result.
+            build: Writes the result into the empty folder it is given.
+
+        Returns:
+            The finished folder, to be read only.
+        """
+
+    def checkpoint(self, step: int, save: Callable[[Path], None]) -> None:
+        """Offer a checkpoint after ``step``; cheap to call at every step.
+
+        The engine decides whether one is due, and then calls ``save`` with an empty folder that
+        replaces the previous checkpoint once it is whole.
+        """
+
+    def resume(self) -> Path | None:
+        """Folder of this trial's last whole checkpoint, or None for a fresh start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A trainable.
+
+    Args:
+        version: Raised by the author when the same parameters may give another result.
+        params: Frozen model of the knobs: documentation, schema and check in one.
+        run: (params, data, context) -> Outcome.
+        source: Where the method was published.
+        uses_torch: Whether torch is to be imported, seeded and bound to the trial's threads before
+            ``run``; a method without torch starts seconds sooner.
+        scalars: Names of the measurements its Outcome may carry, so that a report can ask for them.
+    """
+
+    version: int
+    params: type[Strict]
+    run: Callable[[Any, Data, TrialContext], Outcome]
+    source: str
+    uses_torch: bool = True
+    scalars: tuple[str, ...] = ()
+
+
+def method_module(name: str) -> str:
+    """Module that a method's name stands for: below ``trainables``, or as it is when dotted."""
+    return name if "." in name else f"trainables.{name}"
+
+
+def load_method(name: str) -> Method:
+    """The METHOD of a module. Raises SpecError for an unknown name."""
+    method = _load(method_module(name), "METHOD", "method", name)
+    if not isinstance(method, Method):
+        raise SpecError(f"method '{name}': METHOD is not a hdsweep.method.Method")
+    return method
+
+
+def load_dataset(name: str) -> Dataset:
+    """The DATASET of a module. Raises SpecError for an unknown name."""
+    module = name if "." in name else f"trainables.data.{name}"
+    dataset = _load(module, "DATASET", "data set", name)
+    if not isinstance(dataset, Dataset):
+        raise SpecError(f"data set '{name}': DATASET is not a hdsweep.method.Dataset")
+    return dataset
+
+
+def names_in(package: str, constant: str) -> list[str]:
+    """Modules of ``package`` that export ``constant``, sorted."""
+    names = (m.name for m in pkgutil.iter_modules(importlib.import_module(package).__path__))
+    return sorted(n for n in names if hasattr(importlib.import_module(f"{package}.{n}"), constant))
+
+
+def _load(module: str, constant: str, what: str, name: str) -> object:
+    try:
+        known = importlib.util.find_spec(module) is not None
+    except (ModuleNotFoundError, ValueError):
+        known = False
+    found = getattr(importlib.import_module(module), constant, None) if known else None
+    if found is None:
+        package = module.rpartition(".")[0] if "." not in name else "trainables"
+        raise SpecError(f"unknown {what} '{name}'{did_you_mean(name, names_in(package, constant))}")
+    return found

@@ -1,0 +1,236 @@
+"""From a sweep file and a store to what is to be run: pure, fast, and nothing is written.
+
+Trials come seed by seed, not arm by arm: after the first round every arm has one result, and an
+interrupted sweep is a complete comparison with fewer seeds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from hdsweep.errors import SpecError, did_you_mean
+from hdsweep.identity import canonical_json
+from hdsweep.method import Method, load_method, method_module
+from hdsweep.provenance import source_digest
+from hdsweep.spec import Arm, Strict, SweepSpec, Where, first_error
+from hdsweep.store import PlannedCell, PlannedSweep, Store
+from hdsweep.trial import Trial, TrialRecord
+
+State = Literal["new", "cached", "stale", "failed", "diverged", "pruned"]
+STATES: tuple[State, ...] = ("new", "cached", "stale", "failed", "diverged", "pruned")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One configuration of an arm.
+
+    Args:
+        arm: Its name.
+        knobs: The swept knobs, name -> value as validated.
+        trials: One per seed, in the file's order of seeds.
+    """
+
+    arm: str
+    knobs: Mapping[str, Any]
+    trials: tuple[Trial, ...]
+
+    def label(self, trial: Trial) -> str:
+        """A readable name: ``topk q_percent=2 seed=42``."""
+        words = [self.arm, *(f"{name}={value}" for name, value in self.knobs.items())]
+        return " ".join([*words, f"seed={trial.seed}"])
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a sweep asks for, against what the store has.
+
+    Args:
+        cells: In file order.
+        state: Trial id -> its state in the store.
+    """
+
+    cells: tuple[Cell, ...]
+    state: Mapping[str, State]
+
+    def trials(self) -> Iterator[tuple[Cell, Trial]]:
+        """Each trial once, seed by seed, with the first cell that asks for it."""
+        seen: set[str] = set()
+        for round_ in range(max(len(cell.trials) for cell in self.cells)):
+            for cell in self.cells:
+                trial = cell.trials[round_]
+                if trial.id not in seen:
+                    seen.add(trial.id)
+                    yield cell, trial
+
+    def pending(self, rerun: Iterable[State] = ()) -> list[tuple[Cell, Trial]]:
+        """Trials to run now: the new ones, and those in a state that is to be run again."""
+        wanted = {"new", *rerun}
+        return [(cell, trial) for cell, trial in self.trials() if self.state[trial.id] in wanted]
+
+    def counts(self) -> dict[str, int]:
+        """State -> number of distinct trials, every state named, and their sum as ``planned``."""
+        found = Counter(self.state.values())
+        return {"planned": len(self.state)} | {state: found[state] for state in STATES}
+
+    def sweep(self, spec: SweepSpec, groups: tuple[str, ...]) -> PlannedSweep:
+        """What the store keeps of this plan."""
+        cells = tuple(
+            PlannedCell(cell.arm, cell.knobs, {t.seed: t.id for t in cell.trials})
+            for cell in self.cells
+        )
+        report = spec.report
+        return PlannedSweep(
+            spec.name, spec.question, report.metrics, report.baseline, report.expect, groups, cells
+        )
+
+
+def make_plan(spec: SweepSpec, data: Strict, fingerprint: str, store: Store) -> Plan:
+    """Check every knob with its method and look each trial up.
+
+    Args:
+        spec: The sweep.
+        data: Validated parameters of its data set.
+        fingerprint: Digest of the data's content.
+        store: Where finished trials are; it need not exist yet.
+
+    Raises:
+        SpecError: A knob that the method does not have or does not accept, with its line.
+    """
+    data_identity = {"name": spec.data_name, "params": data.identity(), "content": fingerprint}
+    data_params = data.model_dump(mode="json")
+    cells = [
+        cell
+        for arm in spec.arms
+        for cell in _cells(spec, arm, data_identity, data_params, fingerprint)
+    ]
+    sources = {arm.method: source_digest(method_module(arm.method)) for arm in spec.arms}
+    ids = {trial.id: trial.method for cell in cells for trial in cell.trials}
+    records = store.records(i for i in _finished_among(store, ids))
+    state = {
+        i: _state(records.get(i), sources[method]) for i, method in ids.items()
+    }
+    return Plan(tuple(cells), state)
+
+
+def check_arms(spec: SweepSpec) -> None:
+    """Check all knobs without looking at data or store. Raises SpecError."""
+    for arm in spec.arms:
+        for _ in _cells(spec, arm, {}, {}, ""):
+            pass
+
+
+def validate_data(spec: SweepSpec, params: type[Strict]) -> Strict:
+    """The ``data:`` block as its data set's parameters. Raises SpecError with the line."""
+    try:
+        return params.model_validate(dict(spec.data))
+    except ValidationError as error:
+        raise first_error(error, spec.source, ("data",), params) from None
+
+
+def _finished_among(store: Store, ids: Mapping[str, str]) -> list[str]:
+    # One walk of the store beats a look-up per planned trial, unless few are planned.
+    if len(ids) <= 1000:
+        return list(ids)
+    return [i for i in store.finished() if i in ids]
+
+
+def _state(record: TrialRecord | None, source: str) -> State:
+    if record is None:
+        return "new"
+    if record.status != "ok":
+        return record.status
+    return "cached" if record.provenance.get("source") in (source, None) else "stale"
+
+
+def _cells(
+    spec: SweepSpec,
+    arm: Arm,
+    data_identity: Mapping[str, Any],
+    data_params: Mapping[str, Any],
+    fingerprint: str,
+) -> Iterator[Cell]:
+    try:
+        method = load_method(arm.method)
+    except SpecError as error:
+        where: Where = ("arms", arm.name, "method")
+        own = where in spec.source.lines
+        raise spec.source.error(where if own else ("method",), str(error)) from None
+    _check_names(spec, arm, method)
+    first: dict[bytes, Mapping[str, Any]] = {}
+    for values in arm.cells():
+        try:
+            params = method.params.model_validate(values)
+        except ValidationError as error:
+            raise _cell_error(spec, arm, values, error, method) from None
+        dumped = params.model_dump(mode="json")
+        identity = {
+            "method": arm.method,
+            "version": method.version,
+            "params": params.identity(),
+            "data": data_identity,
+        }
+        knobs = {name: dumped[name] for name in arm.swept}
+        name = canonical_json(identity["params"])
+        if name in first:
+            raise spec.source.error(
+                ("arms", arm.name),
+                f"{_words(first[name])} and {_words(knobs)} are the same trial; remove one",
+            )
+        first[name] = knobs
+        trials = tuple(
+            Trial(
+                method=arm.method,
+                version=method.version,
+                params=dumped,
+                data_name=spec.data_name,
+                data_params=data_params,
+                fingerprint=fingerprint,
+                seed=seed,
+                identity=identity,
+            )
+            for seed in spec.seeds
+        )
+        yield Cell(arm.name, knobs, trials)
+
+
+def _check_names(spec: SweepSpec, arm: Arm, method: Method) -> None:
+    for name in arm.knobs:
+        if name not in method.params.model_fields:
+            own = ("arms", arm.name, name) in spec.source.lines
+            where: Where = ("arms", arm.name, name) if own else ("params", name)
+            hint = did_you_mean(name, method.params.model_fields)
+            line = spec.source.error(where, "").args[0].split(": ")[0]
+            block = f"arms.{arm.name}" if own else "params"
+            raise SpecError(f"{line}: {block}: unknown knob '{name}' of method {arm.method}{hint}")
+
+
+def _cell_error(
+    spec: SweepSpec, arm: Arm, values: Mapping[str, Any], error: ValidationError, method: Method
+) -> SpecError:
+    loc = error.errors(include_url=False)[0]["loc"]
+    block: Where = ("arms", arm.name)
+    if loc and (*block, loc[0]) not in spec.source.lines and ("params", loc[0]) in spec.source.lines:
+        block = ("params",)
+    message = str(first_error(error, spec.source, block, method.params))
+    swept = {name: values[name] for name in arm.swept}
+    if not loc and swept:  # a rule over several knobs: say for which cell it failed
+        message += f" (at {_words(swept)})"
+    return SpecError(message)
+
+
+def _words(knobs: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in knobs.items()) or "two cells"
+
+
+def absolute_root(params: Strict) -> Strict:
+    """The same data parameters with an absolute ``root``, for workers in another folder."""
+    root = getattr(params, "root", None)
+    if isinstance(root, Path):
+        return params.model_copy(update={"root": root.expanduser().absolute()})
+    return params

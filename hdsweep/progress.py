@@ -1,0 +1,193 @@
+"""What a person sees while a sweep runs: one live block on a terminal, one line per trial elsewhere.
+
+The block is redrawn in place and left standing at the end. It writes to a descriptor of its own,
+duplicated when it is made, because the launcher sends descriptors 1 and 2 to a log file.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import IO, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from hdsweep.execute import Job
+from hdsweep.metrics import Metric
+from hdsweep.trial import TrialRecord
+
+_SHOWN_RUNNING = 8  # lines; a node has eight GPUs
+
+
+def terminal(descriptor: int) -> Console:
+    """A console on a duplicate of ``descriptor``, unaffected when that one is redirected later."""
+    file: IO[str] = os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="replace")
+    return Console(file=file, highlight=False, soft_wrap=not file.isatty())
+
+
+class Progress:
+    """Listener that shows a run; a context manager.
+
+    Args:
+        console: Where to write.
+        name: Of the sweep.
+        total: Trials of the plan, finished ones included.
+        cached: How many of them were finished before.
+        metric: Whose best configuration is shown.
+        cell_of: Trial id -> label of its configuration, without the seed.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        name: str,
+        *,
+        total: int,
+        cached: int,
+        metric: Metric,
+        cell_of: Mapping[str, str],
+    ) -> None:
+        self._console, self._name, self._metric, self._cell_of = console, name, metric, cell_of
+        self._total, self._cached = total, cached
+        self._running: dict[str, tuple[Job, float]] = {}
+        self._done: dict[str, TrialRecord] = {}
+        self._values: dict[str, list[float]] = defaultdict(list)
+        self._recent: list[Text] = []
+        self._began_s = time.monotonic()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live = Live(
+                get_renderable=self._block, console=self._console, refresh_per_second=4,
+                redirect_stdout=False, redirect_stderr=False,
+            )  # fmt: skip
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live:
+            self._live.stop()
+        self._console.file.flush()
+
+    def say(self, text: str) -> None:
+        """One line above the block."""
+        self._console.print(Text(text, style="dim"))
+        self._console.file.flush()
+
+    def started(self, job: Job) -> None:
+        """See hdsweep.execute.Listener."""
+        self._running[job.trial.id] = (job, time.monotonic())
+
+    def finished(self, job: Job, record: TrialRecord) -> None:
+        """See hdsweep.execute.Listener."""
+        self._running.pop(job.trial.id, None)
+        self._done[record.id] = record
+        value = self._value(record)
+        if value is not None:
+            self._values[self._cell_of[record.id]].append(value)
+        self._note(self._line(job, record, value))
+
+    def lost(self, job: Job, reason: str) -> None:
+        """See hdsweep.execute.Listener."""
+        self._running.pop(job.trial.id, None)
+        self._note(Text.assemble(("lost    ", "yellow"), f"{job.label}: {reason}"))
+
+    def _note(self, line: Text) -> None:
+        if self._live:
+            self._recent = [*self._recent[-2:], line]
+        else:
+            done = self._cached + len(self._done)
+            self._console.print(Text(f"[{done}/{self._total}] ") + line)
+            self._console.file.flush()
+
+    def _line(self, job: Job, record: TrialRecord, value: float | None) -> Text:
+        style = {"ok": "green", "failed": "red", "diverged": "red"}.get(record.status, "yellow")
+        line = Text.assemble((f"{record.status:<8}", style), job.label)
+        if value is not None:
+            line.append(f"  {self._metric} {value:.4f}")
+        if record.error:
+            line.append(f": {record.error['message'].splitlines()[0]}")
+        line.append(f"  ({_duration(record.wall_s)}, {record.id[:8]})", "dim")
+        return line
+
+    def _value(self, record: TrialRecord) -> float | None:
+        """The metric of one trial, its groups weighted equally; None unless all are defined."""
+        name = self._metric.key
+        if name in record.scalars:
+            return record.scalars[name]
+        groups = record.metrics.get(name, {})
+        if self._metric.group is not None:
+            return groups.get(self._metric.group)
+        values = [value for value in groups.values() if value is not None]
+        return sum(values) / len(values) if values and len(values) == len(groups) else None
+
+    def _best(self) -> str:
+        if not self._values:
+            return ""
+        known = self._metric.definition
+        sign = 1 if known is None or known.larger_is_better else -1
+        means = {cell: sum(found) / len(found) for cell, found in self._values.items()}
+        best = max(means, key=lambda cell: sign * means[cell])
+        seeds = len(self._values[best])
+        plural = "seed" if seeds == 1 else "seeds"
+        return f"best {self._metric} {means[best]:.4f}  {best} ({seeds} {plural} so far)"
+
+    def _eta(self) -> str:
+        left = self._total - self._cached - len(self._done)
+        if not self._done or not left:
+            return ""
+        return f"ETA {_duration((time.monotonic() - self._began_s) / len(self._done) * left)}"
+
+    def _block(self) -> RenderableType:
+        done = self._cached + len(self._done)
+        failed = sum(record.status in ("failed", "diverged") for record in self._done.values())
+        head = Table.grid(padding=(0, 2))
+        head.add_row(
+            Text(self._name, style="bold"),
+            ProgressBar(total=max(1, self._total), completed=done, width=24),
+            f"{done}/{self._total} done",
+            f"{len(self._running)} running",
+            Text(f"{failed} failed", style="red" if failed else ""),
+            f"{self._cached} cached",
+            _duration(time.monotonic() - self._began_s),
+            self._eta(),
+        )
+        rows: list[RenderableType] = [head]
+        now = time.monotonic()
+        for job, since in list(self._running.values())[:_SHOWN_RUNNING]:
+            rows.append(Text(f"  running {job.label}  {_duration(now - since)}", style="cyan"))
+        if len(self._running) > _SHOWN_RUNNING:
+            rows.append(Text(f"  and {len(self._running) - _SHOWN_RUNNING} more", style="cyan"))
+        rows += [Text("  ") + line for line in self._recent]
+        if self._values:
+            rows.append(Text(f"  {self._best()}"))
+        return Group(*rows)
+
+
+def failures(jobs: Sequence[Job], records: Mapping[str, TrialRecord]) -> list[str]:
+    """One line per trial of ``jobs`` that did not end ``ok``."""
+    lines = []
+    for job in jobs:
+        record = records.get(job.trial.id)
+        if record is None:
+            lines.append(f"not finished  {job.label}: its worker was lost; run again to retry")
+        elif record.error:
+            reason = record.error["message"].splitlines()[0]
+            lines.append(f"{record.status}  {job.label}: {reason} (hdsweep show {record.id[:8]})")
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    whole = int(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

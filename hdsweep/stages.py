@@ -1,0 +1,88 @@
+"""Work that trials share, done once and named by what it was made from.
+
+A stage's folder is ``ROOT/stages/<name>/<key>``; the key is the digest of name, version, inputs and
+the data's fingerprint. It is built beside its place and renamed into it, so that a folder of that
+name is always whole. Building is guarded by an operating-system file lock, which the kernel frees
+when its holder dies: a killed builder never blocks the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from filelock import FileLock
+
+from hdsweep.errors import HdsweepError
+from hdsweep.identity import digest
+
+
+def stage_key(name: str, version: int, inputs: Mapping[str, object], fingerprint: str) -> str:
+    """20 hex digits that name a stage's content."""
+    return digest({"stage": name, "version": version, "inputs": inputs, "data": fingerprint})
+
+
+def stage_folder(
+    root: Path,
+    name: str,
+    *,
+    version: int,
+    inputs: Mapping[str, object],
+    fingerprint: str,
+    build: Callable[[Path], None],
+) -> Path:
+    """The finished folder of a stage, built now by this process if nobody has.
+
+    Args:
+        root: The store.
+        name: A plain word; folders are grouped by it.
+        version: Raised by the author when ``build`` may give another result.
+        inputs: JSON values.
+        fingerprint: Of the data.
+        build: Writes into the empty folder it is given; whatever it raises is passed on and leaves
+            nothing behind.
+
+    Returns:
+        A folder to be read only. Several processes that ask at once wait for the one that builds.
+    """
+    if not name.isidentifier():
+        raise ValueError(f"a stage's name is a plain word, found {name!r}")
+    key = stage_key(name, version, inputs, fingerprint)
+    home = root / "stages" / name
+    target = home / key
+    if target.is_dir():
+        return target
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(home / f".{key}.lock"):
+        if target.is_dir():  # built while we waited
+            return target
+        for dead in home.glob(f".{key}-*"):  # the lock is ours, so its builder is gone
+            shutil.rmtree(dead, ignore_errors=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=home))
+        began = time.monotonic()
+        try:
+            build(partial)
+            note = {
+                "name": name,
+                "version": version,
+                "inputs": inputs,
+                "data": fingerprint,
+                "build_s": round(time.monotonic() - began, 3),
+                "size_bytes": sum(p.stat().st_size for p in partial.rglob("*") if p.is_file()),
+            }
+            (partial / "stage.json").write_text(json.dumps(note, indent=1) + "\n")
+            partial.chmod(0o755)
+            os.rename(partial, target)
+        except OSError as error:
+            raise HdsweepError(
+                f"{target}: the shared stage '{name}' could not be written: {error}; "
+                "free space or mend permissions and run the same command again"
+            ) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return target

@@ -1,0 +1,339 @@
+"""The store: records, predictions, curves and the sweeps that asked for them.
+
+The records are the only truth. A trial's folder may hold anything while it runs; the presence of
+``record.json``, made whole in one step, says that it finished. So no lock guards reading, and a
+process killed at any moment leaves either a finished trial or one that was never finished.
+
+    ROOT/store.json                          what version of the layout this is
+         trials/ab/ab12.../record.json       written last
+                           predictions.parquet  curve.jsonl  log.txt  checkpoint/  artifacts/
+         stages/<stage>/<key>/               shared work, see stages.py
+         sweeps/<name>/sweep.yaml plan.json
+         index.parquet                       a copy of what is read most; may be deleted
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hdsweep.errors import StoreError, did_you_mean
+from hdsweep.trial import FORMAT, TrialRecord, newer_format
+
+_ID = re.compile(r"^[0-9a-f]{20}$")
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCell:
+    """One configuration of an arm, with its replicates.
+
+    Args:
+        arm: Name in the sweep file.
+        knobs: The swept knobs only, name -> value; empty for an arm without a grid.
+        trials: Seed -> trial id, in the file's order of seeds.
+    """
+
+    arm: str
+    knobs: Mapping[str, Any]
+    trials: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSweep:
+    """What a sweep asked for: the rows a report must show, finished or not.
+
+    Args:
+        name: Folder below ``sweeps``.
+        question: In the author's words.
+        metrics: Default metrics of the report.
+        baseline: The arm others are compared with.
+        expect: Success criteria, stated before the run.
+        groups: The data's groups in their order of report.
+        cells: In file order.
+    """
+
+    name: str
+    question: str
+    metrics: tuple[str, ...]
+    baseline: str | None
+    expect: tuple[str, ...]
+    groups: tuple[str, ...]
+    cells: tuple[PlannedCell, ...]
+
+    def to_bytes(self) -> bytes:
+        """The content of ``plan.json``."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False).encode() + b"\n"
+
+    @classmethod
+    def from_bytes(cls, content: bytes, where: str) -> PlannedSweep:
+        """Inverse of ``to_bytes``. Raises StoreError when it is not one."""
+        try:
+            value = json.loads(content)
+            if value["format"] > FORMAT:
+                raise newer_format(where, value["format"])
+            sweep = cls(**{f.name: value[f.name] for f in fields(cls)})
+            cells = tuple(
+                PlannedCell(c["arm"], c["knobs"], {int(s): i for s, i in c["trials"].items()})
+                for c in value["cells"]
+            )
+            return replace(
+                sweep,
+                cells=cells,
+                metrics=tuple(sweep.metrics),
+                expect=tuple(sweep.expect),
+                groups=tuple(sweep.groups),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreError(
+                f"{where}: not a plan ({type(error).__name__}: {error}); "
+                "run the sweep again to write it anew, its trials are kept"
+            ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Columns of ``predictions.parquet``; see hdsweep.method.Predictions."""
+
+    item: tuple[str, ...]
+    group: NDArray[np.str_]
+    is_anomaly: NDArray[np.bool_]
+    score: NDArray[np.float64]
+
+
+class Store:
+    """A folder of trials. Opening one reads nothing but its version and writes nothing."""
+
+    def __init__(self, root: Path) -> None:
+        if "://" in str(root) or re.match(r"^[a-z0-9]+:/", str(root)):
+            raise StoreError(f"{root}: a store is a local folder in this version; name a path")
+        self.root = root.expanduser().absolute()
+        if self.root.exists() and not self.root.is_dir():
+            raise StoreError(f"{root}: is a file; a store is a folder, name another --store")
+        marker = self.root / "store.json"
+        try:
+            found = json.loads(marker.read_bytes())["format"]
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"{marker}: cannot be read ({error}); restore it as {{\"format\": {FORMAT}}}"
+            ) from None
+        if not isinstance(found, int) or found > FORMAT:
+            raise newer_format(str(marker), found)
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    def create(self) -> None:
+        """Make the folder a store, unless it is one. Raises StoreError on somebody else's folder."""
+        marker = self.root / "store.json"
+        if marker.exists():
+            return
+        try:
+            if self.root.exists() and any(self.root.iterdir()):
+                raise StoreError(
+                    f"{self.root}: is not empty and not a hdsweep store; name a new --store"
+                )
+            self.root.mkdir(parents=True, exist_ok=True)
+            write_whole(marker, json.dumps({"format": FORMAT}).encode() + b"\n")
+        except OSError as error:
+            raise _cannot_write(self.root, error) from None
+
+    def put(self, record: TrialRecord) -> TrialRecord:
+        """Keep a record, durably. A record that is ``ok`` is never replaced.
+
+        Returns:
+            The record that stands: the given one, or an ``ok`` one that was there before.
+        """
+        target = self.trial_dir(record.id) / "record.json"
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            whole = _temporary(target, record.to_bytes())
+            try:
+                # A hard link fails where a file already stands; a rename would replace it.
+                os.link(whole, target)
+            except FileExistsError:
+                standing = self.record(record.id)
+                if standing is not None and standing.status == "ok":
+                    return standing
+                os.replace(whole, target)
+            except OSError:  # a filesystem without hard links
+                os.replace(whole, target)
+            finally:
+                whole.unlink(missing_ok=True)
+            _sync_folder(target.parent)
+        except OSError as error:
+            raise _cannot_write(target, error) from None
+        return record
+
+    def put_predictions(self, trial_id: str, table: Table) -> None:
+        """Write ``predictions.parquet`` of a trial, whole or not at all."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        target = self.trial_dir(trial_id) / "predictions.parquet"
+        sink = pa.BufferOutputStream()
+        columns = {
+            "item": pa.array(table.item, pa.string()),
+            "group": pa.array(table.group.tolist(), pa.string()).dictionary_encode(),
+            "is_anomaly": pa.array(table.is_anomaly),
+            "score": pa.array(table.score),
+        }
+        pq.write_table(pa.table(columns), sink)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(target, sink.getvalue().to_pybytes())
+        except OSError as error:
+            raise _cannot_write(target, error) from None
+
+    def put_sweep(self, sweep: PlannedSweep, yaml: bytes) -> None:
+        """Keep what a sweep asked for, replacing what it asked before."""
+        folder = self._sweep_dir(sweep.name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / "sweep.yaml", yaml)
+            write_whole(folder / "plan.json", sweep.to_bytes())
+        except OSError as error:
+            raise _cannot_write(folder, error) from None
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def trial_dir(self, trial_id: str) -> Path:
+        """Folder of a trial, existing or not."""
+        if not _ID.match(trial_id):
+            raise StoreError(f"'{trial_id}' is not a trial id: 20 hex digits")
+        return self.root / "trials" / trial_id[:2] / trial_id
+
+    def record(self, trial_id: str) -> TrialRecord | None:
+        """The record of a finished trial; None when it has not finished."""
+        path = self.trial_dir(trial_id) / "record.json"
+        try:
+            return TrialRecord.from_bytes(path.read_bytes(), str(path))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
+
+    def finished(self) -> Iterator[str]:
+        """Ids of all trials that have a record, in no order."""
+        for folder in self._trial_folders():
+            if os.path.exists(f"{folder.path}/record.json"):
+                yield folder.name
+
+    def records(self, ids: Iterable[str]) -> dict[str, TrialRecord]:
+        """Records of those of ``ids`` that finished, by id."""
+        found = ((i, self.record(i)) for i in dict.fromkeys(ids))
+        return {i: record for i, record in found if record is not None}
+
+    def resolve(self, prefix: str) -> str:
+        """The one trial whose id starts with ``prefix``.
+
+        Raises:
+            StoreError: None or several do.
+        """
+        if not re.match(r"^[0-9a-f]{2,20}$", prefix):
+            raise StoreError(f"'{prefix}' is not a trial id; give its first hex digits, two or more")
+        folder = self.root / "trials" / prefix[:2]
+        matches = sorted(p.name for p in folder.glob(f"{prefix}*")) if folder.is_dir() else []
+        if len(matches) != 1:
+            found = "no trial" if not matches else f"{len(matches)} trials ({', '.join(matches[:3])})"
+            raise StoreError(f"{self.root}: {found} with an id that starts with '{prefix}'")
+        return matches[0]
+
+    def predictions(self, trial_id: str) -> Table | None:
+        """Stored predictions, or None where the trial has none."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.trial_dir(trial_id) / "predictions.parquet"
+        if not path.exists():
+            return None
+        try:
+            table = pq.read_table(path, memory_map=True)
+            return Table(
+                item=tuple(table["item"].to_pylist()),
+                group=np.array(table["group"].to_pylist(), dtype=np.str_),
+                is_anomaly=table["is_anomaly"].to_numpy(),
+                score=table["score"].to_numpy(),
+            )
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise StoreError(f"{path}: not a table of predictions: {error}") from None
+
+    def sweeps(self) -> list[str]:
+        """Names of the sweeps that were run here, the latest first."""
+        plans = list((self.root / "sweeps").glob("*/plan.json"))
+        return [p.parent.name for p in sorted(plans, key=lambda p: -p.stat().st_mtime_ns)]
+
+    def sweep(self, name: str | None = None) -> PlannedSweep:
+        """What a sweep asked for; the latest one when no name is given."""
+        known = self.sweeps()
+        if not known:
+            raise StoreError(f"{self.root}: no sweep was run here; run one, or name its --store")
+        if name is not None and name not in known:
+            raise StoreError(f"{self.root}: no sweep '{name}'{did_you_mean(name, known)}")
+        path = self._sweep_dir(name or known[0]) / "plan.json"
+        return PlannedSweep.from_bytes(path.read_bytes(), str(path))
+
+    def _sweep_dir(self, name: str) -> Path:
+        if not _NAME.match(name):
+            raise StoreError(f"'{name}' is not the name of a sweep")
+        return self.root / "sweeps" / name
+
+    def _trial_folders(self) -> Iterator[os.DirEntry[str]]:
+        try:
+            prefixes = list(os.scandir(self.root / "trials"))
+        except FileNotFoundError:
+            return
+        for prefix in prefixes:
+            with contextlib.suppress(NotADirectoryError):
+                yield from (e for e in os.scandir(prefix) if _ID.match(e.name))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replace a file so that at every moment, a crash included, it is the old or the new one."""
+    temporary = _temporary(path, content)
+    try:
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _temporary(path: Path, content: bytes) -> Path:
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)  # mkstemp makes private files; a store is read by colleagues
+    except BaseException:
+        os.unlink(name)
+        raise
+    return Path(name)
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # some network filesystems refuse it, and need it less
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _cannot_write(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"{path}: cannot be written: {error.strerror}; free space or mend permissions and run the "
+        "same command again, finished trials are kept"
+    )

@@ -1,0 +1,132 @@
+"""A trial: what to run, and what happened.
+
+``Trial`` is the identity of one run and all a worker needs to run it. ``TrialRecord`` is what is
+kept, as ``record.json``; once its status is ``ok`` it never changes. Neither knows of sweeps or
+arms: the same trial may belong to several.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from hdsweep.errors import StoreError
+from hdsweep.identity import digest
+
+FORMAT = 1  # of records, plans and the store as a whole; a newer one is refused, never guessed at
+
+Status = Literal["ok", "failed", "diverged", "pruned"]
+STATUSES: tuple[str, ...] = get_args(Status)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What to run.
+
+    Args:
+        method: Name below ``trainables``.
+        version: The method's declared version.
+        params: The method's parameters, validated, defaults filled in; JSON values.
+        data_name: Name below ``trainables.data``.
+        data_params: The ``data:`` block, validated; JSON values.
+        fingerprint: Digest of the data's content, 64 hex digits.
+        seed: The replicate.
+        identity: What of the parameters names the trial (paths left out or replaced by content).
+    """
+
+    method: str
+    version: int
+    params: Mapping[str, Any]
+    data_name: str
+    data_params: Mapping[str, Any]
+    fingerprint: str
+    seed: int
+    identity: Mapping[str, Any]
+    id: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", digest({**self.identity, "seed": self.seed}))
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values from which ``from_json`` makes an equal trial."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Trial:
+        """Inverse of ``to_json``."""
+        return cls(**{f.name: value[f.name] for f in fields(cls) if f.init})
+
+
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """What happened.
+
+    Args:
+        id: 20 hex digits.
+        status: ``ok``, ``failed``, ``diverged`` (NaN or infinite loss) or ``pruned``.
+        trial: ``Trial.to_json()``.
+        metrics: Metric -> group -> value; None where undefined. The mean over groups is not stored.
+        missing: Metric -> group -> why it is undefined.
+        scalars: The method's own measurements.
+        artifacts: Names below ``artifacts/``.
+        error: For a trial that is not ok: ``kind``, ``message``, ``traceback``.
+        definitions: Metric -> its definition in words, as it was computed.
+        provenance: Host, device, threads, packages, git state, digest of the method's source.
+        started: UTC, ISO 8601.
+        wall_s: Seconds from start to record, of the attempt that finished.
+    """
+
+    id: str
+    status: Status
+    trial: Mapping[str, Any]
+    metrics: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    missing: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    scalars: Mapping[str, float] = field(default_factory=dict)
+    artifacts: tuple[str, ...] = ()
+    error: Mapping[str, str] | None = None
+    definitions: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    started: str = ""
+    wall_s: float = 0.0
+
+    def to_bytes(self) -> bytes:
+        """The content of ``record.json``."""
+        value = {"format": FORMAT} | {f.name: getattr(self, f.name) for f in fields(self)}
+        return (json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+    @classmethod
+    def from_bytes(cls, content: bytes, where: str) -> TrialRecord:
+        """Inverse of ``to_bytes``.
+
+        Args:
+            content: Of a ``record.json``.
+            where: Named in the message.
+
+        Raises:
+            StoreError: Not a record, or one of a newer version.
+        """
+        try:
+            value = json.loads(content)
+            if not isinstance(value, dict) or not isinstance(value["format"], int):
+                raise TypeError("no format number")
+            if value["format"] > FORMAT:
+                raise newer_format(where, value["format"])
+            record = cls(**{f.name: value[f.name] for f in fields(cls)})
+            if record.status not in STATUSES:
+                raise ValueError(f"unknown status {record.status!r}")
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"{where}: not a trial record ({type(error).__name__}: {error}); "
+                "move its folder away and run the sweep again to redo that trial"
+            ) from None
+        return record
+
+
+def newer_format(where: str, found: int) -> StoreError:
+    """The message for anything written by a later hdsweep."""
+    return StoreError(
+        f"{where}: written by a newer hdsweep (format {found}, this one reads up to {FORMAT}); "
+        "upgrade hdsweep or name another --store"
+    )
