@@ -30,7 +30,7 @@ from hdsweep import metrics, provenance
 from hdsweep.errors import Diverged, HdsweepError, StoreError
 from hdsweep.method import Method, Outcome, load_dataset, load_method, method_module
 from hdsweep.stages import stage_folder
-from hdsweep.store import Store, Table, write_whole
+from hdsweep.store import Store, write_whole
 from hdsweep.trial import Status, Trial, TrialRecord
 
 CHECKPOINT_INTERVAL_S = 60.0  # what a kill may cost; writing one takes well under a second
@@ -200,7 +200,7 @@ def _check(outcome: object, method: Method) -> None:
 def _measured(outcome: Outcome) -> dict[str, Any]:
     found = outcome.predictions
     values, missing = metrics.evaluate(
-        metrics.STORED, np.array(found.group, dtype=np.str_), found.is_anomaly, found.score
+        metrics.STORED, found.group, found.is_anomaly, found.score
     )
     return {
         "metrics": values,
@@ -213,9 +213,7 @@ def _measured(outcome: Outcome) -> dict[str, Any]:
 
 def _keep(outcome: Outcome, trial_id: str, store: Store) -> None:
     """Write all of a finished trial but its record."""
-    found = outcome.predictions
-    group = np.array(found.group, dtype=np.str_)
-    store.put_predictions(trial_id, Table(found.item, group, found.is_anomaly, found.score))
+    store.put_predictions(trial_id, outcome.predictions)
     home = store.trial_dir(trial_id) / "artifacts"
     shutil.rmtree(home, ignore_errors=True)
     for name, path in outcome.artifacts.items():

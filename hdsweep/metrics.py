@@ -37,8 +37,8 @@ class Roc:
     """Counts at every distinct threshold, from the strictest to the loosest.
 
     Args:
-        threshold: Shape (k + 1,), descending; an item is called anomalous when its score is at
-            least this. The first entry, infinity, stands for calling none.
+        threshold: Shape (k + 1,), descending: scores from it on are called anomalous. The first,
+            infinity, stands for calling none.
         false_positives: Shape (k + 1,), from 0 to the number of normal items.
         true_positives: Shape (k + 1,), from 0 to the number of anomalous items.
     """
@@ -204,19 +204,12 @@ def _best_f1(is_anomaly: Bools, score: Floats) -> tuple[int, int, int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """What stands behind the name of a metric.
+    """What stands behind the name of a metric."""
 
-    Args:
-        function: (is_anomaly, score), and percent where one is needed, to a value in [0, 1].
-        takes_percent: Whether ``@percent`` follows the name.
-        larger_is_better: Direction of improvement.
-        words: The definition for a reader; ``{percent}`` stands for the number.
-    """
-
-    function: Callable[..., float]
+    function: Callable[..., float]  # (is_anomaly, score[, percent]) to a value in [0, 1]
     takes_percent: bool
     larger_is_better: bool
-    words: str
+    words: str  # for a reader; {percent} stands for the number
 
 
 # fmt: off

@@ -319,12 +319,14 @@ def first_error(
     """A pydantic complaint as one message at the place in the file where it arose.
 
     Args:
-        error: What the model said; the first complaint is reported.
+        error: What the model said; one complaint is reported.
         source: Knows the lines.
         at: Path in the file of the block that was validated.
         model: Whose field names to suggest for an unknown key at the top of the block.
     """
-    detail = error.errors(include_url=False)[0]
+    details = error.errors(include_url=False)
+    # A misspelt key explains a missing one, so it goes first.
+    detail = min(details, key=lambda one: one["type"] != "extra_forbidden")
     loc = tuple(part for part in detail["loc"] if not _is_union_branch(part))
     where = (*at, *loc)
     if detail["type"] == "extra_forbidden":

@@ -24,10 +24,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hdsweep.errors import StoreError, did_you_mean
+from hdsweep.method import Predictions
 from hdsweep.trial import FORMAT, TrialRecord, newer_format
 
 _ID = re.compile(r"^[0-9a-f]{20}$")
@@ -101,16 +99,6 @@ class PlannedSweep:
             ) from None
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Columns of ``predictions.parquet``; see hdsweep.method.Predictions."""
-
-    item: tuple[str, ...]
-    group: NDArray[np.str_]
-    is_anomaly: NDArray[np.bool_]
-    score: NDArray[np.float64]
-
-
 class Store:
     """A folder of trials. Opening one reads nothing but its version and writes nothing."""
 
@@ -176,7 +164,7 @@ class Store:
             raise _cannot_write(target, error) from None
         return record
 
-    def put_predictions(self, trial_id: str, table: Table) -> None:
+    def put_predictions(self, trial_id: str, predictions: Predictions) -> None:
         """Write ``predictions.parquet`` of a trial, whole or not at all."""
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -184,10 +172,10 @@ class Store:
         target = self.trial_dir(trial_id) / "predictions.parquet"
         sink = pa.BufferOutputStream()
         columns = {
-            "item": pa.array(table.item, pa.string()),
-            "group": pa.array(table.group.tolist(), pa.string()).dictionary_encode(),
-            "is_anomaly": pa.array(table.is_anomaly),
-            "score": pa.array(table.score),
+            "item": pa.array(predictions.item, pa.string()),
+            "group": pa.array(predictions.group, pa.string()).dictionary_encode(),
+            "is_anomaly": pa.array(predictions.is_anomaly),
+            "score": pa.array(predictions.score),
         }
         pq.write_table(pa.table(columns), sink)
         try:
@@ -250,7 +238,7 @@ class Store:
             raise StoreError(f"{self.root}: {found} with an id that starts with '{prefix}'")
         return matches[0]
 
-    def predictions(self, trial_id: str) -> Table | None:
+    def predictions(self, trial_id: str) -> Predictions | None:
         """Stored predictions, or None where the trial has none."""
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -260,13 +248,13 @@ class Store:
             return None
         try:
             table = pq.read_table(path, memory_map=True)
-            return Table(
+            return Predictions(
                 item=tuple(table["item"].to_pylist()),
-                group=np.array(table["group"].to_pylist(), dtype=np.str_),
+                group=tuple(table["group"].to_pylist()),
                 is_anomaly=table["is_anomaly"].to_numpy(),
                 score=table["score"].to_numpy(),
             )
-        except (OSError, KeyError, pa.ArrowException) as error:
+        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
             raise StoreError(f"{path}: not a table of predictions: {error}") from None
 
     def sweeps(self) -> list[str]:

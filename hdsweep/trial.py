@@ -113,7 +113,8 @@ class TrialRecord:
                 raise TypeError("no format number")
             if value["format"] > FORMAT:
                 raise newer_format(where, value["format"])
-            record = cls(**{f.name: value[f.name] for f in fields(cls)})
+            values = {f.name: value[f.name] for f in fields(cls)}
+            record = cls(**values | {"artifacts": tuple(values["artifacts"])})
             if record.status not in STATUSES:
                 raise ValueError(f"unknown status {record.status!r}")
         except (ValueError, KeyError, TypeError) as error:

@@ -1,0 +1,151 @@
+"""One trial, from its description to its record."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hdsweep.data import fingerprint, make_if_absent
+from hdsweep.execute import Job, origin_of, run_trial
+from hdsweep.method import load_dataset, load_method
+from hdsweep.store import Store
+from hdsweep.trial import Trial, TrialRecord
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Any:
+    dataset = load_dataset("tests.methods.labels")
+    data = dataset.params.model_validate({"root": tmp_path / "labels", "make": {"items": 20}})
+    make_if_absent(dataset, data, print)
+    content = fingerprint(dataset, data)
+    store = Store(tmp_path / "results")
+
+    def run(seed: int = 1, method: str = "tests.methods.noise", **knobs: Any) -> TrialRecord:
+        params = load_method(method).params.model_validate(knobs)
+        identity = {"method": method, "params": params.identity(), "data": content}
+        trial = Trial(
+            method, 1, params.model_dump(mode="json"), "tests.methods.labels",
+            data.model_dump(mode="json"), content, seed, identity,
+        )  # fmt: skip
+        job = Job(trial, "test", 0, 1)
+        return run_trial(job, store, origin_of(job), capture=True, checkpoint_interval_s=0)
+
+    run.store = store  # type: ignore[attr-defined]
+    return run
+
+
+def test_a_trial_leaves_its_record_predictions_curve_and_log(run: Any) -> None:
+    record = run(strength=2.0)
+    folder = run.store.trial_dir(record.id)
+    assert record.status == "ok"
+    assert record.metrics["auroc"].keys() == {"x", "y"}
+    assert record.scalars == {"strength_seen": 2.0}
+    assert record.definitions["tpr@1"].startswith("largest true-positive rate")
+    assert record.provenance["device"] == "cpu"
+    assert record.provenance["threads"] == 1
+    assert len(run.store.predictions(record.id).item) == 40
+    assert json.loads((folder / "curve.jsonl").read_text())["step"] == 1
+    assert "ok after" in (folder / "log.txt").read_text()
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "curve.jsonl", "log.txt", "predictions.parquet", "record.json",
+    ]  # fmt: skip
+
+
+def test_a_finished_trial_is_not_run_again(run: Any) -> None:
+    first = run()
+    log = run.store.trial_dir(first.id) / "log.txt"
+    log.write_text("untouched")
+    assert run() == first
+    assert log.read_text() == "untouched"
+
+
+def test_the_same_seed_gives_the_same_scores_and_another_does_not(run: Any, tmp_path: Path) -> None:
+    one = run.store.predictions(run(seed=1).id).score
+    other = run.store.predictions(run(seed=2).id).score
+    assert not np.array_equal(one, other)
+    path = run.store.trial_dir(run(seed=1).id)
+    (path / "record.json").unlink()
+    (path / "predictions.parquet").unlink()
+    again = run.store.predictions(run(seed=1).id).score
+    assert np.array_equal(one, again)
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "kind", "message", "has_traceback"),
+    [
+        ("raise", "failed", "method", "RuntimeError: the method has a bug", True),
+        ("request", "failed", "request", "crop=100: not a multiple of the patch", False),
+        ("diverge", "diverged", "diverged", "loss is not finite at step 7", False),
+    ],
+)
+def test_a_trial_that_fails_is_kept_with_its_reason(
+    run: Any, fault: str, status: str, kind: str, message: str, has_traceback: bool
+) -> None:
+    record = run(fault=fault)
+    assert record.status == status
+    assert record.error["kind"] == kind
+    assert record.error["message"].startswith(message)
+    assert ("Traceback" in record.error["traceback"]) == has_traceback
+    assert record.metrics == {}
+    log = (run.store.trial_dir(record.id) / "log.txt").read_text()
+    assert message.partition(": ")[2] in log
+
+
+def test_scores_that_are_nan_leave_the_metric_missing_not_zero(run: Any) -> None:
+    record = run(fault="nan")
+    assert record.status == "ok"
+    assert record.metrics["auroc"] == {"x": None, "y": None}
+    assert "NaN" in record.missing["auroc"]["x"]
+
+
+def test_a_trial_continues_from_its_last_whole_checkpoint(run: Any) -> None:
+    straight = run(method="tests.methods.counter", steps=5)
+    whole = run.store.predictions(straight.id).score
+    folder = run.store.trial_dir(straight.id)
+    for name in ("record.json", "predictions.parquet"):
+        (folder / name).unlink()
+    with pytest.raises(KeyboardInterrupt):
+        run(method="tests.methods.counter", steps=5, interrupt_file=str(folder / "stop"))
+    assert [p.name for p in (folder / "checkpoint").iterdir()] == ["000000003"]
+    (folder / "checkpoint" / ".partial-x").mkdir()  # a checkpoint that a kill cut short
+    with (folder / "curve.jsonl").open("a") as curve:
+        curve.write('{"step": 4, "loss": 9}\n{"ste')
+    resumed = run(method="tests.methods.counter", steps=5, interrupt_file=str(folder / "stop"))
+    assert np.array_equal(run.store.predictions(resumed.id).score, whole)
+    steps = [json.loads(line)["step"] for line in (folder / "curve.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5]
+    assert "continues from step 3" in (folder / "log.txt").read_text()
+    assert not (folder / "checkpoint").exists()
+
+
+def test_a_shared_stage_is_built_once_and_a_failed_build_leaves_nothing(run: Any) -> None:
+    first = run(seed=1, method="tests.methods.counter", stage=True)
+    second = run(seed=2, method="tests.methods.counter", stage=True)
+    assert first.status == second.status == "ok"
+    built = list((run.store.root / "stages/count").glob("[0-9a-f]*"))
+    assert len(built) == 1
+    note = json.loads((built[0] / "stage.json").read_text())
+    assert note["inputs"] == {"steps": 5}
+    failed = run(seed=1, method="tests.methods.counter", stage=True, steps=13)
+    assert failed.status == "failed"
+    assert len([p for p in (run.store.root / "stages/count").iterdir() if p.is_dir()]) == 1
+
+
+def test_artifacts_are_kept_and_undeclared_scalars_refused(run: Any) -> None:
+    record = run(method="tests.methods.counter")
+    assert record.artifacts == ("notes", "steps.txt")
+    home = run.store.trial_dir(record.id) / "artifacts"
+    assert (home / "steps.txt").read_text() == "5"
+    assert (home / "notes/a.txt").read_text() == "a"
+    record = run(method="tests.methods.counter", scalar="undeclared")
+    assert "not declared in METHOD.scalars" in record.error["message"]
+
+
+def test_what_a_method_prints_is_in_its_log(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    record = run(method="tests.methods.counter")
+    assert "counting to 5" in (run.store.trial_dir(record.id) / "log.txt").read_text()
+    assert capsys.readouterr().out == ""
