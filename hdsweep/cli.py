@@ -6,11 +6,13 @@ Ray or torch would have been loaded.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,12 +26,12 @@ from rich.text import Text
 from hdsweep import data as datafiles
 from hdsweep.errors import DataError, HdsweepError, SpecError, did_you_mean
 from hdsweep.execute import Job, thread_environment
-from hdsweep.method import Dataset, load_dataset, load_method
+from hdsweep.method import load_dataset, load_method
 from hdsweep.metrics import Metric, parse_metric
-from hdsweep.plan import STATES, Plan, State, absolute_root, check_arms, make_plan, validate_data
+from hdsweep.plan import STATES, Plan, State, absolute_root, configurations, make_plan, validate_data
 from hdsweep.spec import Strict, SweepSpec, load_sweep
 from hdsweep.store import Store
-from hdsweep.trial import TrialRecord
+from hdsweep.trial import STATUSES, TrialRecord
 
 if TYPE_CHECKING:
     from hdsweep.store import PlannedSweep
@@ -81,14 +83,12 @@ def main() -> None:
     for key, value in thread_environment(1).items():
         if key == "OMP_WAIT_POLICY" or key.startswith("CUBLAS"):
             os.environ.setdefault(key, value)  # read by libraries that are not loaded yet
+    gc.set_threshold(200_000, 50, 100)  # a plan of 100,000 trials is many small objects, all kept
     try:
         app()
     except HdsweepError as error:
         Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "red"), str(error)))
         sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; run the same command again to continue")
-        sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read us, `head` say, has enough
         sys.exit(0)
@@ -116,49 +116,41 @@ def run(
         raise SpecError("--gpus and --cpus declare resources of this machine; drop them or --address")
     if inline and (address or gpus is not None or cpus is not None):
         raise SpecError("--inline runs in this process; drop --address, --gpus and --cpus")
-    from hdsweep.progress import Progress, failures, terminal
+    from hdsweep.progress import terminal
 
-    console = terminal(2)
-    spec, plan, planned, opened = _planned(sweep, store, lambda text: console.print(text))
-    metric = _metrics(spec)[0]
-    again: list[State] = [state.value for state in rerun or ()]  # type: ignore[misc]
-    pending = plan.pending(again)
-    opened.create()
-    opened.put_sweep(planned, sweep.read_bytes())
-    labels = {t.id: cell.label(t) for cell, t in plan.trials()}
-    jobs = [_job(spec, t, labels[t.id], gpus) for _, t in pending]
-    if jobs:
-        signal.signal(signal.SIGTERM, _interrupt)
-        cached = len(plan.state) - len(jobs)
-        cells = {t.id: " ".join(labels[t.id].split(" ")[:-1]) for _, t in plan.trials()}
-        with Progress(
-            console, spec.name, total=len(plan.state), cached=cached, metric=metric, cell_of=cells
-        ) as progress:
-            _launch(jobs, opened, progress, inline, address, gpus, cpus, spec.name)
-    else:
-        console.print(f"{spec.name}: all {len(plan.state)} trials are finished, nothing to run")
-    everything = [_job(spec, t, labels[t.id], gpus) for _, t in plan.trials()]
-    records = opened.records(labels)
-    failed = failures(everything, records)
-    if format is Format.json:
-        counts = {status: 0 for status in ("ok", "failed", "diverged", "pruned")}
-        for record in records.values():
-            counts[record.status] += 1
-        _print_json(
-            {"sweep": spec.name, "planned": len(labels), "ran": len(jobs), **counts,
-             "not_finished": len(labels) - len(records), "store": str(opened.root)}
-        )  # fmt: skip
-    else:
-        _print_report(opened, planned, [metric], 1, TableFormat.terminal)
-        others = [str(m) for m in _metrics(spec)[1:]]
-        if others:
-            options = " ".join(f"--metric {m}" for m in others)
-            console.print(Text(f"more: hdsweep report {spec.name} {options}", style="dim"))
-    for line in failed[:20]:
-        console.print(Text(line, style="red"))
-    if len(failed) > 20:
-        console.print(Text(f"and {len(failed) - 20} more: hdsweep status {spec.name}", style="red"))
-    if failed:
+    with terminal(2) as console:
+        spec, plan, planned, opened = _planned(sweep, store, console.print)
+        again: list[State] = [state.value for state in rerun or ()]  # type: ignore[misc]
+        labels = {t.id: cell.label(t) for cell, t in plan.trials()}
+        jobs = [_job(spec, t, labels[t.id], gpus) for _, t in plan.pending(again)]
+        opened.create()
+        opened.put_sweep(planned, sweep.read_bytes())
+        if jobs:
+            _launch(jobs, plan, spec, opened, console, inline, address, gpus, cpus)
+        else:
+            console.print(f"{spec.name}: all {len(labels)} trials are finished, nothing to run")
+        records = opened.records(labels)
+        if format is Format.json:
+            _print_json(_counts(planned, records, opened) | {"ran": len(jobs)})
+        else:
+            first, *others = _metrics(spec)
+            _print_report(opened, planned, [first], 1, TableFormat.terminal)
+            if others:
+                options = " ".join(f"--metric {metric}" for metric in others)
+                console.print(Text(f"more: hdsweep report {spec.name} {options}", style="dim"))
+        bad = [
+            f"{entry['status']}  {entry['label']}: {entry['message'].splitlines()[0]} "
+            f"(hdsweep show {entry['id'][:8]})"
+            for entry in _not_ok(labels, records)
+        ]
+        missing = [i for i in labels if i not in records]
+        bad += [f"not finished  {labels[i]}: run the same command again" for i in missing]
+        for line in bad[:20]:
+            console.print(Text(line, style="red"))
+        if len(bad) > 20:
+            rest = f"and {len(bad) - 20} more: hdsweep status {spec.name}"
+            console.print(Text(rest, style="red"))
+    if bad:
         raise typer.Exit(1)
 
 
@@ -168,26 +160,49 @@ def _interrupt(signum: int, frame: object) -> None:
 
 def _launch(
     jobs: Sequence[Job],
+    plan: Plan,
+    spec: SweepSpec,
     store: Store,
-    progress: Any,
+    console: Console,
     inline: bool,
     address: str | None,
     gpus: int | None,
     cpus: int | None,
-    name: str,
 ) -> None:
-    if inline:
-        from hdsweep.launch import inline as launcher
+    from hdsweep.progress import Progress
 
-        launcher.launch(jobs, store, progress)
-        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    total = len(plan.state)
     try:
-        from hdsweep.launch import ray as cluster
+        with Progress(
+            console,
+            spec.name,
+            total=total,
+            cached=total - len(jobs),
+            metric=_metrics(spec)[0],
+            cell_of={t.id: cell.name for cell, t in plan.trials()},
+        ) as progress:
+            if inline:
+                from hdsweep.launch import inline as launcher
+
+                launcher.launch(jobs, store, progress)
+                return
+            from hdsweep.launch import ray as launcher_ray
+
+            where = launcher_ray.Cluster(address=address, gpus=gpus, cpus=cpus)
+            log = store.root / "sweeps" / spec.name / "ray.log"
+            launcher_ray.launch(jobs, store, progress, where, log, progress.say)
     except ImportError as error:
-        raise HdsweepError(f"Ray cannot be imported ({error}); install it or add --inline") from None
-    where = cluster.Cluster(address=address, gpus=gpus, cpus=cpus)
-    log = store.root / "sweeps" / name / "ray.log"
-    cluster.launch(jobs, store, progress, where, log, progress.say)
+        if error.name and error.name.split(".")[0] == "ray":
+            raise HdsweepError(f"Ray is not installed ({error}); install it or add --inline") from None
+        raise
+    except KeyboardInterrupt:
+        done = len(store.records(plan.state))
+        console.print(
+            f"interrupted: {done} of {total} trials are finished; run the same command again to "
+            "continue"
+        )
+        raise typer.Exit(130) from None
 
 
 def _job(spec: SweepSpec, trial: Any, label: str, gpus: int | None) -> Job:
@@ -206,25 +221,19 @@ def _planned(
 ) -> tuple[SweepSpec, Plan, PlannedSweep, Store]:
     """Everything that must be right before anything is written."""
     spec = load_sweep(sweep)
-    check_arms(spec)
+    checked = configurations(spec)
     _metrics(spec)
     opened = Store(store)
     dataset = load_dataset(spec.data_name)
     params = absolute_root(validate_data(spec, dataset.params))
-    plan, groups = _plan_on_data(spec, dataset, params, opened, say)
-    return spec, plan, plan.sweep(spec, groups), opened
-
-
-def _plan_on_data(
-    spec: SweepSpec, dataset: Dataset, params: Strict, store: Store, say: Any
-) -> tuple[Plan, tuple[str, ...]]:
     try:
         datafiles.make_if_absent(dataset, params, say)
         content = datafiles.fingerprint(dataset, params)
         groups = dataset.load(params).groups
     except DataError as error:
         raise DataError(f"{spec.source.path}: data: {error}") from None
-    return make_plan(spec, params, content, store), groups
+    plan = make_plan(spec, checked, params, content, opened)
+    return spec, plan, plan.sweep(spec, groups), opened
 
 
 def _metrics(spec: SweepSpec) -> list[Metric]:
@@ -307,10 +316,9 @@ def check(
     for path in files:
         try:
             spec = load_sweep(path)
-            check_arms(spec)
+            trials = len(configurations(spec)) * len(spec.seeds)
             _metrics(spec)
             validate_data(spec, load_dataset(spec.data_name).params)
-            trials = len(spec.seeds) * sum(1 for arm in spec.arms for _ in arm.cells())
             results.append({"file": str(path), "ok": True, "trials": trials, "message": ""})
         except HdsweepError as error:
             results.append({"file": str(path), "ok": False, "trials": 0, "message": str(error)})
@@ -345,27 +353,45 @@ def status(name: SweepName = None, store: StoreOption = RESULTS, format: FormatO
     planned = opened.sweep(name)
     labels = _labels(planned)
     records = opened.records(labels)
-    counts = {status: 0 for status in ("ok", "failed", "diverged", "pruned")}
-    for record in records.values():
-        counts[record.status] += 1
-    bad = [
-        {"id": i, "label": labels[i], "status": r.status, "message": (r.error or {}).get("message", "")}
-        for i, r in records.items() if r.status != "ok"
-    ]  # fmt: skip
+    counts = _counts(planned, records, opened)
+    bad = _not_ok(labels, records)
     if format is Format.json:
-        _print_json(
-            {"sweep": planned.name, "planned": len(labels), **counts,
-             "not_finished": len(labels) - len(records), "not_ok": bad, "store": str(opened.root)}
-        )  # fmt: skip
+        _print_json({**counts, "not_ok": bad})
         return
     console = Console(soft_wrap=True, highlight=False)
-    words = [f"{counts[s]} {s}" for s in counts if counts[s]]
-    if len(labels) > len(records):
-        words.append(f"{len(labels) - len(records)} not finished")
+    words = [f"{counts[s]} {s.replace('_', ' ')}" for s in (*STATUSES, "not_finished") if counts[s]]
     console.print(Text(f"{planned.name}: {len(labels)} trials: {', '.join(words)}"))
     for entry in bad:
         first = (entry["message"].splitlines() or [""])[0]
         console.print(Text(f"  {entry['status']}  {entry['id'][:8]}  {entry['label']}: {first}"))
+
+
+def _counts(
+    planned: PlannedSweep, records: Mapping[str, TrialRecord], store: Store
+) -> dict[str, Any]:
+    """Keys that scripts rely on; documented in the reference."""
+    found = Counter(record.status for record in records.values())
+    total = len(_labels(planned))
+    return {
+        "sweep": planned.name,
+        "store": str(store.root),
+        "planned": total,
+        **{status: found[status] for status in STATUSES},
+        "not_finished": total - len(records),
+    }
+
+
+def _not_ok(labels: Mapping[str, str], records: Mapping[str, TrialRecord]) -> list[dict[str, str]]:
+    return [
+        {
+            "id": i,
+            "label": labels[i],
+            "status": record.status,
+            "message": (record.error or {}).get("message") or "no reason was recorded",
+        }
+        for i, record in records.items()
+        if record.status != "ok"
+    ]
 
 
 @app.command()

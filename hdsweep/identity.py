@@ -13,8 +13,12 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 DIGEST_CHARS = 20  # 80 bits: a million trials collide with probability below 1e-12
+_ENCODER = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
 _EXACT_INTEGERS = 2**53  # beyond it a float no longer names one integer
 
 
@@ -28,18 +32,36 @@ def canonical_json(value: object) -> bytes:
         ValueError: NaN or infinity, which are equal to nothing and cannot name a trial.
         TypeError: Anything that is not JSON.
     """
-    return json.dumps(
-        _normal(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    return _ENCODER.encode(_normal(value)).encode()
 
 
 def digest(value: object) -> str:
     """20 hex digits of SHA-256 over ``canonical_json(value)``."""
-    return hashlib.sha256(canonical_json(value)).hexdigest()[:DIGEST_CHARS]
+    return digest_of(canonical_json(value))
+
+
+def digest_of(encoded: bytes) -> str:
+    """The digest of a value whose canonical JSON is at hand."""
+    return hashlib.sha256(encoded).hexdigest()[:DIGEST_CHARS]
+
+
+def joined(members: Mapping[str, bytes]) -> bytes:
+    """Canonical JSON of a mapping whose values are encoded already.
+
+    Trials of a sweep differ in a seed and a knob; this spares encoding the rest of them 100,000
+    times. Equal to ``canonical_json`` of the mapping itself.
+    """
+    return b"{" + b",".join(_key(name) + members[name] for name in sorted(members)) + b"}"
+
+
+@lru_cache(maxsize=1024)
+def _key(name: str) -> bytes:
+    return canonical_json(name) + b":"
 
 
 def _normal(value: object) -> object:
-    if value is None or isinstance(value, str | bool | int):
+    kind = type(value)
+    if kind is str or kind is int or kind is bool or value is None:
         return value
     if isinstance(value, float):
         if not math.isfinite(value):

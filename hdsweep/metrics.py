@@ -207,51 +207,53 @@ class Definition:
     """What stands behind the name of a metric."""
 
     function: Callable[..., float]  # (is_anomaly, score[, percent]) to a value in [0, 1]
-    takes_percent: bool
-    larger_is_better: bool
     words: str  # for a reader; {percent} stands for the number
+    takes_percent: bool = False
+    larger_is_better: bool = True
 
 
-# fmt: off
 _ORACLE = "at the threshold of largest F1 on the test labels (an oracle; the strictest of several)"
 
 METRICS: dict[str, Definition] = {
-    "auroc": Definition(
-        auroc, False, True, "area under the ROC curve by trapezoids; a tie counts one half"
-    ),
+    "auroc": Definition(auroc, "area under the ROC curve by trapezoids; a tie counts one half"),
     "ap": Definition(
-        ap, False, True, "average precision: sum of precision times added recall, no interpolation"
+        ap, "average precision: sum of precision times added recall, no interpolation"
     ),
     "tpr": Definition(
-        tpr_at_fpr, True, True,
+        tpr_at_fpr,
         "largest true-positive rate whose false-positive rate is at most {percent} %, "
         "over all distinct thresholds, no interpolation",
+        takes_percent=True,
     ),
     "tpr:nearest": Definition(
-        tpr_at_fpr_nearest, True, True,
+        tpr_at_fpr_nearest,
         "true-positive rate at the first threshold whose false-positive rate is nearest {percent} "
         "%, which may exceed it (for comparison with numbers published so)",
+        takes_percent=True,
     ),
     "fpr": Definition(
-        fpr_at_tpr, True, False,
+        fpr_at_tpr,
         "smallest false-positive rate whose true-positive rate is at least {percent} %, "
         "over all distinct thresholds, no interpolation",
+        takes_percent=True,
+        larger_is_better=False,
     ),
-    "precision": Definition(precision, False, True, f"precision {_ORACLE}"),
-    "recall": Definition(recall, False, True, f"recall {_ORACLE}"),
-    "f1": Definition(f1, False, True, f"F1 {_ORACLE}"),
-    "accuracy": Definition(accuracy, False, True, f"accuracy {_ORACLE}"),
+    "precision": Definition(precision, f"precision {_ORACLE}"),
+    "recall": Definition(recall, f"recall {_ORACLE}"),
+    "f1": Definition(f1, f"F1 {_ORACLE}"),
+    "accuracy": Definition(accuracy, f"accuracy {_ORACLE}"),
     "eer": Definition(
-        eer, False, False, "error rate where false-positive and false-negative rate are equal, "
+        eer,
+        "error rate where false-positive and false-negative rate are equal, "
         "on the ROC curve joined by straight lines",
+        larger_is_better=False,
     ),
 }
 """By name, or by ``name:rule`` for a variant of one."""
 
 STORED: tuple[str, ...] = (
     "auroc", "ap", "tpr@1", "tpr@5", "fpr@100", "precision", "recall", "f1", "accuracy", "eer",
-)
-# fmt: on
+)  # fmt: skip
 """Computed for every trial; any other is computed from its stored predictions when asked for."""
 
 

@@ -7,7 +7,7 @@ interrupted sweep is a complete comparison with fewer seeds.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from hdsweep.errors import SpecError, did_you_mean
-from hdsweep.identity import canonical_json
+from hdsweep.identity import canonical_json, digest_of, joined
 from hdsweep.method import Method, load_method, method_module
 from hdsweep.provenance import source_digest
 from hdsweep.spec import Arm, Strict, SweepSpec, Where, first_error
@@ -40,10 +40,14 @@ class Cell:
     knobs: Mapping[str, Any]
     trials: tuple[Trial, ...]
 
+    @property
+    def name(self) -> str:
+        """As in ``topk q_percent=2``."""
+        return " ".join([self.arm, *(f"{name}={value}" for name, value in self.knobs.items())])
+
     def label(self, trial: Trial) -> str:
-        """A readable name: ``topk q_percent=2 seed=42``."""
-        words = [self.arm, *(f"{name}={value}" for name, value in self.knobs.items())]
-        return " ".join([*words, f"seed={trial.seed}"])
+        """A readable name of a trial: ``topk q_percent=2 seed=42``."""
+        return f"{self.name} seed={trial.seed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,39 +94,87 @@ class Plan:
         )
 
 
-def make_plan(spec: SweepSpec, data: Strict, fingerprint: str, store: Store) -> Plan:
-    """Check every knob with its method and look each trial up.
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A cell whose knobs the method has accepted, before any data is looked at.
 
     Args:
-        spec: The sweep.
-        data: Validated parameters of its data set.
-        fingerprint: Digest of the data's content.
-        store: Where finished trials are; it need not exist yet.
+        arm: Name of its arm.
+        method: Name of its method.
+        version: Declared by the method.
+        knobs: The swept knobs, name -> value as validated.
+        params: All parameters, defaults filled in.
+        identity: What of them names a trial.
+        encoded: ``identity`` as canonical JSON.
+    """
+
+    arm: str
+    method: str
+    version: int
+    knobs: Mapping[str, Any]
+    params: Mapping[str, Any]
+    identity: Mapping[str, Any]
+    encoded: bytes
+
+
+def configurations(spec: SweepSpec) -> tuple[Configuration, ...]:
+    """Check every knob with its method.
 
     Raises:
         SpecError: A knob that the method does not have or does not accept, with its line.
     """
-    data_identity = {"name": spec.data_name, "params": data.identity(), "content": fingerprint}
+    return tuple(found for arm in spec.arms for found in _configurations(spec, arm))
+
+
+def make_plan(
+    spec: SweepSpec,
+    checked: Sequence[Configuration],
+    data: Strict,
+    fingerprint: str,
+    store: Store,
+) -> Plan:
+    """Name each trial and look it up.
+
+    Args:
+        spec: The sweep.
+        checked: ``configurations(spec)``.
+        data: Validated parameters of its data set.
+        fingerprint: Digest of the data's content.
+        store: Where finished trials are; it need not exist yet.
+    """
+    content = {"name": spec.data_name, "params": data.identity(), "content": fingerprint}
+    encoded = canonical_json(content)
     data_params = data.model_dump(mode="json")
-    cells = [
-        cell
-        for arm in spec.arms
-        for cell in _cells(spec, arm, data_identity, data_params, fingerprint)
-    ]
+    seeds = [(seed, canonical_json(seed)) for seed in spec.seeds]
+    names = {(one.method, one.version) for one in checked}
+    method_bytes = {name: [canonical_json(part) for part in name] for name in names}
+    cells = []
+    for one in checked:
+        method, version = method_bytes[one.method, one.version]
+        members = {"method": method, "version": version, "params": one.encoded, "data": encoded}
+        identity = {
+            "method": one.method, "version": one.version, "params": one.identity, "data": content,
+        }  # fmt: skip
+        trials = tuple(
+            Trial(
+                id=digest_of(joined(members | {"seed": encoded_seed})),
+                method=one.method,
+                version=one.version,
+                params=one.params,
+                data_name=spec.data_name,
+                data_params=data_params,
+                fingerprint=fingerprint,
+                seed=seed,
+                identity=identity,
+            )
+            for seed, encoded_seed in seeds
+        )
+        cells.append(Cell(one.arm, one.knobs, trials))
     sources = {arm.method: source_digest(method_module(arm.method)) for arm in spec.arms}
-    ids = {trial.id: trial.method for cell in cells for trial in cell.trials}
-    records = store.records(i for i in _finished_among(store, ids))
-    state = {
-        i: _state(records.get(i), sources[method]) for i, method in ids.items()
-    }
+    methods = {trial.id: trial.method for cell in cells for trial in cell.trials}
+    records = store.records(_finished_among(store, methods))
+    state = {i: _state(records.get(i), sources[method]) for i, method in methods.items()}
     return Plan(tuple(cells), state)
-
-
-def check_arms(spec: SweepSpec) -> None:
-    """Check all knobs without looking at data or store. Raises SpecError."""
-    for arm in spec.arms:
-        for _ in _cells(spec, arm, {}, {}, ""):
-            pass
 
 
 def validate_data(spec: SweepSpec, params: type[Strict]) -> Strict:
@@ -148,13 +200,7 @@ def _state(record: TrialRecord | None, source: str) -> State:
     return "cached" if record.provenance.get("source") in (source, None) else "stale"
 
 
-def _cells(
-    spec: SweepSpec,
-    arm: Arm,
-    data_identity: Mapping[str, Any],
-    data_params: Mapping[str, Any],
-    fingerprint: str,
-) -> Iterator[Cell]:
+def _configurations(spec: SweepSpec, arm: Arm) -> Iterator[Configuration]:
     try:
         method = load_method(arm.method)
     except SpecError as error:
@@ -162,41 +208,25 @@ def _cells(
         own = where in spec.source.lines
         raise spec.source.error(where if own else ("method",), str(error)) from None
     _check_names(spec, arm, method)
+    swept = arm.swept
     first: dict[bytes, Mapping[str, Any]] = {}
     for values in arm.cells():
         try:
             params = method.params.model_validate(values)
         except ValidationError as error:
             raise _cell_error(spec, arm, values, error, method) from None
-        dumped = params.model_dump(mode="json")
-        identity = {
-            "method": arm.method,
-            "version": method.version,
-            "params": params.identity(),
-            "data": data_identity,
-        }
-        knobs = {name: dumped[name] for name in arm.swept}
-        name = canonical_json(identity["params"])
-        if name in first:
+        dumped, identity = params.model_dump(mode="json"), params.identity()
+        knobs = {name: dumped[name] for name in swept}
+        encoded = canonical_json(identity)
+        if encoded in first:
             raise spec.source.error(
                 ("arms", arm.name),
-                f"{_words(first[name])} and {_words(knobs)} are the same trial; remove one",
+                f"{_words(first[encoded])} and {_words(knobs)} are the same trial; remove one",
             )
-        first[name] = knobs
-        trials = tuple(
-            Trial(
-                method=arm.method,
-                version=method.version,
-                params=dumped,
-                data_name=spec.data_name,
-                data_params=data_params,
-                fingerprint=fingerprint,
-                seed=seed,
-                identity=identity,
-            )
-            for seed in spec.seeds
+        first[encoded] = knobs
+        yield Configuration(
+            arm.name, arm.method, method.version, knobs, dumped, identity, encoded
         )
-        yield Cell(arm.name, knobs, trials)
 
 
 def _check_names(spec: SweepSpec, arm: Arm, method: Method) -> None:

@@ -6,11 +6,12 @@ duplicated when it is made, because the launcher sends descriptors 1 and 2 to a 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import IO, Self
+from collections.abc import Iterator, Mapping
+from typing import Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -25,10 +26,11 @@ from hdsweep.trial import TrialRecord
 _SHOWN_RUNNING = 8  # lines; a node has eight GPUs
 
 
-def terminal(descriptor: int) -> Console:
+@contextlib.contextmanager
+def terminal(descriptor: int) -> Iterator[Console]:
     """A console on a duplicate of ``descriptor``, unaffected when that one is redirected later."""
-    file: IO[str] = os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="replace")
-    return Console(file=file, highlight=False, soft_wrap=not file.isatty())
+    with os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="replace") as file:
+        yield Console(file=file, highlight=False, soft_wrap=not file.isatty())
 
 
 class Progress:
@@ -169,19 +171,6 @@ class Progress:
         if self._values:
             rows.append(Text(f"  {self._best()}"))
         return Group(*rows)
-
-
-def failures(jobs: Sequence[Job], records: Mapping[str, TrialRecord]) -> list[str]:
-    """One line per trial of ``jobs`` that did not end ``ok``."""
-    lines = []
-    for job in jobs:
-        record = records.get(job.trial.id)
-        if record is None:
-            lines.append(f"not finished  {job.label}: its worker was lost; run again to retry")
-        elif record.error:
-            reason = record.error["message"].splitlines()[0]
-            lines.append(f"{record.status}  {job.label}: {reason} (hdsweep show {record.id[:8]})")
-    return lines
 
 
 def _duration(seconds: float) -> str:

@@ -13,12 +13,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from hdsweep.errors import StoreError
-from hdsweep.identity import digest
 
 FORMAT = 1  # of records, plans and the store as a whole; a newer one is refused, never guessed at
 
 Status = Literal["ok", "failed", "diverged", "pruned"]
-STATUSES: tuple[str, ...] = get_args(Status)
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +25,7 @@ class Trial:
     """What to run.
 
     Args:
+        id: 20 hex digits, the digest of ``identity`` with the seed.
         method: Name below ``trainables``.
         version: The method's declared version.
         params: The method's parameters, validated, defaults filled in; JSON values.
@@ -36,6 +36,7 @@ class Trial:
         identity: What of the parameters names the trial (paths left out or replaced by content).
     """
 
+    id: str
     method: str
     version: int
     params: Mapping[str, Any]
@@ -44,19 +45,15 @@ class Trial:
     fingerprint: str
     seed: int
     identity: Mapping[str, Any]
-    id: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "id", digest({**self.identity, "seed": self.seed}))
 
     def to_json(self) -> dict[str, Any]:
         """JSON values from which ``from_json`` makes an equal trial."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Trial:
         """Inverse of ``to_json``."""
-        return cls(**{f.name: value[f.name] for f in fields(cls) if f.init})
+        return cls(**{f.name: value[f.name] for f in fields(cls)})
 
 
 @dataclass(frozen=True, slots=True)

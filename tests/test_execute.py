@@ -11,6 +11,7 @@ import pytest
 
 from hdsweep.data import fingerprint, make_if_absent
 from hdsweep.execute import Job, origin_of, run_trial
+from hdsweep.identity import digest
 from hdsweep.method import load_dataset, load_method
 from hdsweep.store import Store
 from hdsweep.trial import Trial, TrialRecord
@@ -28,7 +29,7 @@ def run(tmp_path: Path) -> Any:
         params = load_method(method).params.model_validate(knobs)
         identity = {"method": method, "params": params.identity(), "data": content}
         trial = Trial(
-            method, 1, params.model_dump(mode="json"), "tests.methods.labels",
+            digest({**identity, "seed": seed}), method, 1, params.model_dump(mode="json"), "tests.methods.labels",
             data.model_dump(mode="json"), content, seed, identity,
         )  # fmt: skip
         job = Job(trial, "test", 0, 1)

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from hdsweep.data import fingerprint, make_if_absent
 from hdsweep.errors import SpecError
+from hdsweep.identity import digest
 from hdsweep.method import load_dataset
-from hdsweep.plan import Plan, check_arms, make_plan, validate_data
+from hdsweep.plan import Plan, configurations, make_plan, validate_data
 from hdsweep.spec import load_sweep
 from hdsweep.store import Store
 from hdsweep.trial import TrialRecord
@@ -28,7 +29,7 @@ Write = Callable[..., Path]
 def plan_of(path: Path, store: Store, content: str = "f" * 64) -> Plan:
     spec = load_sweep(path)
     params = validate_data(spec, load_dataset(spec.data_name).params)
-    return make_plan(spec, params, content, store)
+    return make_plan(spec, configurations(spec), params, content, store)
 
 
 def ids(plan: Plan) -> list[str]:
@@ -45,6 +46,13 @@ def test_a_plan_is_arms_by_grid_by_seeds(sweep_file: Write, tmp_path: Path) -> N
     assert plan.counts() == {
         "planned": 6, "new": 6, "cached": 0, "stale": 0, "failed": 0, "diverged": 0, "pruned": 0,
     }  # fmt: skip
+
+
+def test_an_id_is_the_digest_of_what_the_record_keeps(sweep_file: Write, tmp_path: Path) -> None:
+    plan = plan_of(sweep_file(), Store(tmp_path / "r"))
+    for cell in plan.cells:
+        for trial in cell.trials:
+            assert trial.id == digest({**trial.identity, "seed": trial.seed})
 
 
 def test_trials_come_seed_by_seed_so_that_every_arm_has_a_result_early(
@@ -161,7 +169,7 @@ def test_a_knob_that_the_method_refuses_is_named_with_its_line(
 ) -> None:
     path = sweep_file(SWEEP.replace(old, new))
     with pytest.raises(SpecError) as error:
-        check_arms(load_sweep(path))
+        configurations(load_sweep(path))
     assert words in str(error.value)
     assert str(error.value).startswith(f"{path}:{line}: "), str(error.value)
 

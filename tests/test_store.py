@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from hdsweep.errors import StoreError
+from hdsweep.identity import digest
 from hdsweep.store import PlannedCell, PlannedSweep, Store, write_whole
 from hdsweep.trial import Trial, TrialRecord
 
 
 def trial(seed: int = 1) -> Trial:
     identity = {"method": "m", "version": 1, "params": {"a": 1}, "data": {"content": "f"}}
-    return Trial("m", 1, {"a": 1}, "d", {"root": "/x"}, "f", seed, identity)
+    return Trial(digest({**identity, "seed": seed}), "m", 1, {"a": 1}, "d", {"root": "/x"}, "f", seed, identity)
 
 
 def record(seed: int = 1, **changes: object) -> TrialRecord:

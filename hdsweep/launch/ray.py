@@ -146,7 +146,7 @@ class _Watcher(tune.Callback):  # type: ignore[misc]
 
 
 def _id_of(trial: Any) -> str:
-    return str(trial.config["job"]["trial"]["identity_id"])
+    return str(trial.config["job"]["trial"]["id"])
 
 
 def launch(
@@ -227,9 +227,7 @@ def _fit(jobs: Sequence[Job], store: Store, listener: Listener) -> None:
 
 
 def _job_json(job: Job) -> dict[str, Any]:
-    # The digest travels too: Tune asks for names often, and hashing each time adds up.
-    trial = {**job.trial.to_json(), "identity_id": job.trial.id}
-    return {"trial": trial, "label": job.label, "gpus": job.gpus, "threads": job.threads}
+    return {"trial": job.trial.to_json(), "label": job.label, "gpus": job.gpus, "threads": job.threads}
 
 
 def _job(value: Mapping[str, Any]) -> Job:

@@ -1,0 +1,197 @@
+"""The table of a sweep: arms and knobs down, groups across, mean and spread over seeds in a cell.
+
+A table holds numbers and reasons, never text to show: ``render`` turns the same cells into every
+format, so a paper and a terminal cannot disagree. It describes and does not compare; tests between
+arms read the frame, where trials still have their seeds, and not these means.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis.frame import KNOB
+from hdsweep.errors import SpecError, did_you_mean
+from hdsweep.metrics import definitions, parse_metric
+
+UNDEFINED = "undefined"
+"""Status, in a cell, of a trial that finished but has no value for the metric."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A planned trial that is not in a cell's mean.
+
+    Args:
+        seed: The replicate.
+        trial: Its id.
+        status: failed, diverged, pruned, not run or undefined.
+        reason: In words.
+    """
+
+    seed: int
+    trial: str
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One arm and knob setting, in one group.
+
+    Args:
+        mean: Over the seeds that have a value; None when none has.
+        std: Over the same seeds; None for fewer than two, for one value has no spread.
+        n: How many seeds have a value.
+        planned: How many were planned.
+        ddof: What is subtracted from n in the divisor of ``std``.
+        missing: The others, in the order of seeds.
+    """
+
+    mean: float | None
+    std: float | None
+    n: int
+    planned: int
+    ddof: int
+    missing: tuple[Missing, ...] = ()
+
+    @property
+    def status(self) -> dict[str, int]:
+        """How many of the planned trials are ok with a value, failed, not run, undefined ..."""
+        counts = {"ok": self.n} if self.n else {}
+        return counts | Counter(trial.status for trial in self.missing)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One cell of the plan: an arm with one setting of its knobs.
+
+    Args:
+        arm: Name in the sweep file.
+        knobs: Swept knobs, as in the plan.
+        cells: By column of the table.
+    """
+
+    arm: str
+    knobs: Mapping[str, Any]
+    cells: Mapping[str, Cell]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One metric of one sweep.
+
+    Args:
+        sweep: Its name.
+        metric: Canonical name.
+        definition: In words; empty for a method's scalar.
+        larger_is_better: None for a method's scalar, whose direction only the method knows.
+        ddof: Of every cell.
+        columns: Groups in the order of the data, then the mean over them, where it was asked for.
+        rows: In the order of the plan.
+    """
+
+    sweep: str
+    metric: str
+    definition: str
+    larger_is_better: bool | None
+    ddof: int
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def is_rate(self) -> bool:
+        """Whether values lie in [0, 1]; a scalar has the unit that its name says."""
+        return bool(self.definition)
+
+
+def main_table(frame: pd.DataFrame, metric: str, ddof: int = 1) -> Table:
+    """Mean and standard deviation over seeds, per cell of the plan and group.
+
+    Args:
+        frame: What ``analysis.frame.load`` returns, or some of its rows.
+        metric: One of the metrics in the frame; with a group, only that group's column.
+        ddof: 1 for the sample standard deviation, 0 for the population's.
+
+    Raises:
+        SpecError: A metric or group that the frame does not hold, or another ddof.
+    """
+    if ddof not in (0, 1):
+        raise SpecError(f"ddof is 0 or 1, found {ddof}")
+    names: list[str] = list(frame["metric"].cat.categories)
+    asked = parse_metric(metric, names)
+    if asked.key not in names:
+        raise SpecError(f"the report does not hold '{asked.key}'{did_you_mean(asked.key, names)}")
+    rows = frame[frame["metric"] == asked.key]
+    if asked.group is not None:
+        rows = rows[rows["group"] == asked.group]
+        if asked.group not in frame["group"].cat.categories:
+            known = did_you_mean(asked.group, frame["group"].cat.categories)
+            raise SpecError(f"metric '{metric}': no group '{asked.group}'{known}")
+    cells = _cells(rows, ddof)
+    present = set(rows["group"].unique())
+    columns = tuple(group for group in rows["group"].cat.categories if group in present)
+    described = rows.drop_duplicates("cell")
+    knobs = [name for name in rows.columns if name.startswith(KNOB)]
+    settings = zip(*(described[name] for name in knobs), strict=True) if knobs else None
+    return Table(
+        sweep=str(frame.attrs.get("sweep", "")),
+        metric=asked.text,
+        definition=definitions([asked.key])[asked.key] if asked.definition else "",
+        larger_is_better=asked.definition.larger_is_better if asked.definition else None,
+        ddof=ddof,
+        columns=columns,
+        rows=tuple(
+            Row(
+                arm=arm,
+                knobs={
+                    name.removeprefix(KNOB): value
+                    for name, value in zip(knobs, setting, strict=True)
+                    if value is not pd.NA
+                },
+                cells={c: cells[cell, c] for c in columns if (cell, c) in cells},
+            )
+            for cell, arm, setting in zip(
+                described["cell"],
+                described["arm"],
+                settings or ((),) * len(described),
+                strict=True,
+            )
+        ),
+    )
+
+
+def _cells(rows: pd.DataFrame, ddof: int) -> dict[tuple[int, str], Cell]:
+    missing = defaultdict(list)
+    absent = rows[rows["value"].isna()]
+    for cell, group, seed, trial, status, reason in zip(
+        absent["cell"],
+        absent["group"],
+        absent["seed"],
+        absent["trial"],
+        absent["status"],
+        absent["reason"],
+        strict=True,
+    ):
+        named = UNDEFINED if status == "ok" else status
+        missing[cell, group].append(Missing(int(seed), trial, named, reason))
+    grouped = rows.groupby(["cell", "group"], observed=True, sort=False)["value"]
+    planned, n, mean = grouped.size(), grouped.count(), grouped.mean()
+    std = grouped.std(ddof=ddof)
+    return {
+        key: Cell(
+            mean=None if count == 0 else average,
+            std=None if count < 2 else spread,
+            n=count,
+            planned=size,
+            ddof=ddof,
+            missing=tuple(missing.get(key, ())),
+        )
+        for key, size, count, average, spread in zip(
+            planned.index, planned.tolist(), n.tolist(), mean.tolist(), std.tolist(), strict=True
+        )
+    }
