@@ -22,8 +22,8 @@ from typing import Any, Literal, get_args
 from rich.cells import cell_len
 from rich.style import Style
 
-from analysis.frame import KNOB, MEAN
-from analysis.tables import Cell, Missing, Row, Table
+from analysis.frame import KNOB, MEAN, NOT_RUN
+from analysis.tables import UNDEFINED, Cell, Missing, Row, Table
 from hdsweep.errors import SpecError, did_you_mean
 from hdsweep.trial import FORMAT
 
@@ -34,7 +34,7 @@ _SPREAD = {
     0: "population standard deviation (ddof = 0)",
     1: "sample standard deviation (ddof = 1)",
 }
-_MOST_NOTES = 20  # more missing trials than this are counted, and listed in full by CSV and JSON
+_MOST_NOTES = 20  # people stop reading; CSV and JSON list all
 
 
 def render(
@@ -150,6 +150,8 @@ def _caption(table: Table) -> list[str]:
     cells = [cell for row in table.rows for cell in row.cells.values()]
     planned = sorted({cell.planned for cell in cells})
     seeds = f"{planned[0]} seeds" if len(planned) == 1 else "n seeds"
+    if any(0 < cell.n < cell.planned for cell in cells):
+        seeds += ", fewer where marked"
     lines = []
     if any(cell.std is not None for cell in cells):
         lines.append(f"mean ± {_SPREAD[table.ddof]} over {seeds}")
@@ -170,18 +172,23 @@ def _notes(table: Table) -> list[str]:
     notes = []
     trials = 0
     for row in table.rows:
-        found: dict[tuple[int, str, str], list[str]] = {}
+        trials += max((cell.planned for cell in row.cells.values()), default=0)
+        columns: dict[Missing, list[str]] = {}
         for column in sorted(row.cells, key=lambda c: c == MEAN):
             for trial in row.cells[column].missing:
-                if column == MEAN and any(seed == trial.seed for seed, _, _ in found):
+                if column == MEAN and any(other.seed == trial.seed for other in columns):
                     continue  # said of its groups
-                found.setdefault((trial.seed, trial.status, trial.reason), []).append(column)
-        trials += max((cell.planned for cell in row.cells.values()), default=0)
-        kinds.update(kind for _, kind in {(seed, kind) for seed, kind, _ in found})
+                columns.setdefault(trial, []).append(column)
+        kinds.update(kind for _, kind in {(trial.seed, trial.status) for trial in columns})
+        seeds: dict[str, list[int]] = {}
         everywhere = len([c for c in row.cells if c != MEAN]) or 1
-        for (seed, status, reason), columns in found.items():
-            where = "" if len(columns) == everywhere else f", {', '.join(columns)}"
-            notes.append(f"{_name(row)}, seed {seed}{where}: {status}: {reason}")
+        for trial, names in columns.items():
+            where = "" if len(names) == everywhere else f", {', '.join(names)}"
+            why = trial.status if trial.status == NOT_RUN else f"{trial.status}: {trial.reason}"
+            seeds.setdefault(f"{where}: {why}", []).append(trial.seed)
+        for what, which in seeds.items():
+            plural = "seed" if len(which) == 1 else "seeds"
+            notes.append(f"{_name(row)}, {plural} {', '.join(map(str, which))}{what}")
     if not notes:
         return []
     more = len(notes) - _MOST_NOTES
@@ -291,7 +298,7 @@ def _markdown(table: Table) -> str:
 
 # --- what programs read ---------------------------------------------------------------------------
 
-_MISSING = ("failed", "diverged", "pruned", "not run", "undefined")
+_MISSING = ("failed", "diverged", "pruned", NOT_RUN, UNDEFINED)
 
 
 def _csv(tables: Sequence[Table]) -> str:

@@ -84,16 +84,17 @@ def source_digest(module: str) -> str:
 
 
 def _files_of(module: str) -> list[Path]:
-    try:
-        spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
-        return []
-    if spec is None or spec.origin is None:
-        return []
-    origin = Path(spec.origin)
-    if origin.name == "__init__.py" and module.count(".") == 1 and not module.endswith(".data"):
-        return sorted(origin.parent.rglob("*.py"))  # a method in a folder is one thing
-    return [origin]
+    """Files of a module, found by path: ``find_spec`` would import its parents, torch and all."""
+    top, *inner = module.split(".")
+    spec = importlib.util.find_spec(top)
+    for home in (spec.submodule_search_locations or ()) if spec else ():
+        place = Path(home, *inner)
+        if place.with_suffix(".py").is_file():
+            return [place.with_suffix(".py")]
+        if (place / "__init__.py").is_file():
+            whole = len(inner) == 1 and inner != ["data"]  # a method in a folder is one thing
+            return sorted(place.rglob("*.py")) if whole else [place / "__init__.py"]
+    return []
 
 
 def _trainables_imported(content: bytes) -> list[str]:

@@ -17,8 +17,6 @@ def sweep_schema() -> dict[str, Any]:
     schema = file_schema()
     definitions = schema.setdefault("$defs", {})
     methods, datasets = names_in("trainables", "METHOD"), names_in("trainables.data", "DATASET")
-    own = schema["properties"]["arms"].pop("additionalProperties", None)
-    del own  # any mapping; refined below
     for name in methods:
         definitions[f"knobs.{name}"] = _knobs(load_method(name).params, definitions, name)
     by_method = [
@@ -89,10 +87,13 @@ def _nested(schema: dict[str, Any], definitions: dict[str, Any], name: str) -> d
     """Move a model's own ``$defs`` into the sweep's, under names that cannot clash."""
     own = schema.pop("$defs", {})
 
+    # A local path is a string like any other, so pydantic's oneOf would refuse what two match.
     def renamed(value: Any) -> Any:
         if isinstance(value, dict):
             return {
-                k: v.replace("#/$defs/", f"#/$defs/{name}.") if k == "$ref" else renamed(v)
+                "anyOf" if k == "oneOf" else k: (
+                    v.replace("#/$defs/", f"#/$defs/{name}.") if k == "$ref" else renamed(v)
+                )
                 for k, v in value.items()
             }
         return [renamed(v) for v in value] if isinstance(value, list) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hdsweep.identity import digest
 from hdsweep.method import load_dataset, load_method
 from hdsweep.store import Store
 from hdsweep.trial import Trial, TrialRecord
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -150,3 +152,32 @@ def test_what_a_method_prints_is_in_its_log(run: Any, capsys: pytest.CaptureFixt
     record = run(method="tests.methods.counter")
     assert "counting to 5" in (run.store.trial_dir(record.id) / "log.txt").read_text()
     assert capsys.readouterr().out == ""
+
+
+def test_a_source_digest_follows_the_source_and_imports_nothing(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from hdsweep.provenance import source_digest\n"
+        "print(source_digest('trainables.dinomaly'), 'trainables.dinomaly' in sys.modules)"
+    )
+
+    def digest_now(path: Path) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=path, env={"PYTHONPATH": f"{path}:{ROOT}"}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout.split()
+
+    shutil.copytree(ROOT / "trainables", tmp_path / "trainables")
+    before, imported = digest_now(tmp_path)
+    assert imported == "False"
+    assert digest_now(tmp_path)[0] == before
+    with (tmp_path / "trainables/dinomaly/losses.py").open("a") as source:
+        source.write("# changed\n")
+    after = digest_now(tmp_path)[0]
+    assert after != before
+    with next((tmp_path / "trainables").glob("encoders*/backbone.py")).open("a") as source:
+        source.write("# what it imports counts too\n")
+    assert digest_now(tmp_path)[0] not in (before, after)

@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 from analysis import frame, render, tables
 from analysis.tables import Cell, Missing, Row, Table
 from hdsweep.errors import SpecError, StoreError
+from hdsweep.identity import digest
 from hdsweep.method import Predictions
 from hdsweep.metrics import STORED, definitions, evaluate
 from hdsweep.store import PlannedCell, PlannedSweep, Store
@@ -36,7 +37,18 @@ def store(tmp_path: Path) -> Store:
 
 def trial(arm: str, seed: int, knobs: Mapping[str, object] | None = None) -> Trial:
     params = {"variant": arm, **(knobs or {})}
-    return Trial("m", 1, params, "d", {}, "f", seed, {"method": "m", "params": params})
+    identity = {"method": "m", "version": 1, "params": params}
+    return Trial(
+        id=digest({**identity, "seed": seed}),
+        method="m",
+        version=1,
+        params=params,
+        data_name="d",
+        data_params={},
+        fingerprint="f",
+        seed=seed,
+        identity=identity,
+    )
 
 
 def record(made: Trial, metrics: Values | None = None, **fields: object) -> TrialRecord:
@@ -185,12 +197,14 @@ def test_every_kind_of_missing_trial_is_shown_with_its_reason(store: Store) -> N
         assert "— (1 diverged, 1 pruned, 1 undefined)" in text.replace("  ", "")
         assert "— (not run)" in text
         assert "8 of 12 trials missing: 1 diverged, 1 failed, 4 not run, 1 pruned, 1 undef" in text
+        assert "some, seed 3: not run\n" in text
+        assert "never, seeds 1, 2, 3: not run\n" in text
         assert "some, seed 2: failed: OutOfMemoryError: CUDA out of memory" in text
         assert "bad, seed 1: diverged: Diverged: loss is not finite at step 7" in text
         assert "bad, seed 2: pruned: stopped early" in text
         assert "bad, seed 3, B: undefined: no anomalous item among 9" in text
         assert "undefined in B" not in text  # said once
-        assert "sample standard deviation (ddof = 1) over 3 seeds" in text
+        assert "sample standard deviation (ddof = 1) over 3 seeds, fewer where marked" in text
 
 
 def test_a_sweep_of_which_nothing_ran_is_a_table_of_dashes(store: Store) -> None:
@@ -314,7 +328,7 @@ def test_a_methods_scalar_is_reported_in_its_own_unit(store: Store) -> None:
     text = render.render([table])
     assert "12.44±0.14" in text
     assert "— (undefined)" in text
-    assert "other, seed 1: undefined: the method does not measure it" in text
+    assert "other, seeds 1, 2: undefined: the method does not measure it" in text
     assert "%" not in text
     with pytest.raises(SpecError, match="unknown metric 'latency'; did you mean 'latency_ms'"):
         frame.load(store, sweep, ["latency"])
@@ -443,15 +457,15 @@ def test_a_table_wider_than_the_terminal_goes_on_below_and_loses_nothing(store: 
     assert max(map(len, render.render([table]).splitlines())) > 80
 
 
-def test_wide_characters_keep_the_columns_in_line() -> None:
+def test_wide_and_invisible_characters_keep_the_columns_in_line() -> None:
     cells = {"A": Cell(0.5, 0.01, 2, 2, 1)}
-    rows = (Row("基线", {}, cells), Row("ab", {}, cells))
+    rows = (Row("基线", {}, cells), Row("\x1b", {}, cells))
     text = render.render(
         [Table("s", "auroc", "area", larger_is_better=True, ddof=1, columns=("A",), rows=rows)]
     )
     wide, narrow = text.splitlines()[3:5]
     assert wide == "基线  50.00±1.00"
-    assert narrow == "ab    50.00±1.00"
+    assert narrow == "\\x1b  50.00±1.00"
 
 
 def test_csv_holds_every_cell_at_full_precision(
@@ -501,11 +515,11 @@ def test_json_has_its_documented_keys(store: Store) -> None:
 
 
 def test_many_missing_trials_are_counted_and_the_first_are_listed(store: Store) -> None:
-    table = one_table(store, planned([("baseline", {}, range(30))]))
+    table = one_table(store, planned([("baseline", {"q": q}, (1, 2)) for q in range(30)]))
     text = render.render([table])
-    assert "30 of 30 trials missing: 30 not run" in text
-    assert "seed 19: not run" in text
-    assert "seed 20: not run" not in text
+    assert "60 of 60 trials missing: 60 not run" in text
+    assert "q=19, seeds 1, 2: not run" in text
+    assert "q=20, seeds 1, 2: not run" not in text
     assert "and 10 more" in text
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import socket
 import sys
 import tempfile
 from collections import deque
@@ -239,6 +240,7 @@ def _job(value: Mapping[str, Any]) -> Job:
 def _connect(cluster: Cluster, jobs: Sequence[Job]) -> Any:
     environment = thread_environment(jobs[0].threads)
     try:
+        _knock(cluster.address)
         if cluster.address:
             context = ray.init(
                 address=cluster.address,
@@ -263,6 +265,14 @@ def _connect(cluster: Cluster, jobs: Sequence[Job]) -> Any:
         raise HdsweepError(f"Ray on {where}: cannot be started or reached: {first}") from None
     _check_fit(jobs)
     return context
+
+
+def _knock(address: str | None) -> None:
+    """Raise OSError at once where nobody listens; Ray itself would try for minutes."""
+    host, sign, port = (address or "").removeprefix("ray://").rpartition(":")
+    if sign and port.isdigit():
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=10):
+            pass
 
 
 def _check_fit(jobs: Sequence[Job]) -> None:

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.report_speed [RECORDS]
 
 Writes a synthetic store in a temporary folder, with records as long as real ones, then times the
-report in a process of its own: once after the store was read before, as a second look would be.
+report of three metrics in a process of its own. The files are in the page cache, just written.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hdsweep.identity import digest
 from hdsweep.metrics import STORED, definitions
 from hdsweep.store import PlannedCell, PlannedSweep, Store
 from hdsweep.trial import Trial, TrialRecord
@@ -55,7 +56,17 @@ def write_store(root: Path, records: int) -> None:
             params = {"variant": "topk", "q_percent": cell, "lr": 1e-3, "max_steps": 1000}
             identity = {"method": "dinomaly", "version": 1, "params": params}
             data = {"root": "data/hdmap", "domains": list(GROUPS)}
-            trial = Trial("dinomaly", 1, params, "hdmap", data, "0" * 64, seed, identity)
+            trial = Trial(
+                id=digest({**identity, "seed": seed}),
+                method="dinomaly",
+                version=1,
+                params=params,
+                data_name="hdmap",
+                data_params=data,
+                fingerprint="0" * 64,
+                seed=seed,
+                identity=identity,
+            )
             failed = random.random() < 0.01
             record = TrialRecord(
                 id=trial.id,

@@ -1,0 +1,385 @@
+"""Frozen encoders: the knobs that are refused, the weights that are found, what they see."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from pydantic import ValidationError
+from safetensors.torch import save_file
+
+from hdsweep.method import Data, Item, MethodError
+from trainables.encoders import EncoderParams, default_layers
+from trainables.encoders.backbone import FrozenViT, build
+from trainables.encoders.images import normalised, resized
+from trainables.encoders.pretext import alter
+
+TINY: dict[str, Any] = {
+    "encoder": "vit_tiny_patch16_224",
+    "patch_size": 4,
+    "embed_dim": 16,
+    "depth": 3,
+    "num_heads": 2,
+    "resize": [16, 12],
+    "crop": None,
+}
+
+
+class Context:
+    """A trial's context that keeps its stages in a folder."""
+
+    seed, device, threads = 0, "cpu", 1
+    log = logging.getLogger("test")
+
+    def __init__(self, home: Path) -> None:
+        self.scratch = home
+        self.built: list[Mapping[str, object]] = []
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> None:
+        pass
+
+    def checkpoint(self, step: int, save: Callable[[Path], None]) -> None:
+        pass
+
+    def resume(self) -> Path | None:
+        return None
+
+    def stage(
+        self,
+        name: str,
+        *,
+        version: int,
+        inputs: Mapping[str, object],
+        build: Callable[[Path], None],
+    ) -> Path:
+        folder = self.scratch / name / str(abs(hash(repr(sorted(inputs.items())))))
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            self.built.append(inputs)
+            build(folder)
+        return folder
+
+
+def maps(count: int = 24) -> Data:
+    """Maps with a fixed pattern, their test items out of reach."""
+    rng = np.random.default_rng(0)
+    pattern = rng.random((1, 16, 12), dtype=np.float32)
+
+    def read(item: Item) -> np.ndarray[Any, np.dtype[np.float32]]:
+        assert not item.name.startswith("test"), "a test item was read"
+        noise = np.random.default_rng(int(item.name)).normal(1, 0.1, pattern.shape)
+        return (pattern * noise).astype(np.float32)
+
+    train = tuple(Item(str(n), "A", is_anomaly=False, path=Path()) for n in range(count))
+    test = (Item("test", "A", is_anomaly=True, path=Path()),)
+    return Data(train=train, test=test, groups=("A",), read=read)
+
+
+def encoder(home: Path, layers: tuple[int, ...] | None = None, **knobs: object) -> FrozenViT:
+    return build(EncoderParams.model_validate({**TINY, **knobs}), layers, maps(), Context(home))
+
+
+def weights_of(vit: FrozenViT) -> dict[str, torch.Tensor]:
+    return {key: value.contiguous() for key, value in vit.vit.state_dict().items()}
+
+
+# --- Knobs ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [448, "448", "448x448", [448, 448]])
+def test_a_size_has_one_identity_however_it_is_written(size: object) -> None:
+    assert EncoderParams.model_validate({"resize": size}).resize == (448, 448)
+
+
+def test_height_comes_first_in_a_size() -> None:
+    assert EncoderParams.model_validate({**TINY, "weights": "random"}).resize == (16, 12)
+    assert EncoderParams.model_validate({"resize": "448x420"}).resize == (448, 420)
+
+
+def test_no_crop_and_a_crop_to_the_whole_image_are_one_encoder() -> None:
+    whole = EncoderParams.model_validate({"resize": 392, "crop": None})
+    assert whole == EncoderParams.model_validate({"resize": 392, "crop": 392})
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"crop": 390}, "height 390 is not a multiple of the patch size 14; use 378 or 392"),
+        ({"crop": "392x10"}, "width 10 is not a multiple of the patch size 14; use 14"),
+        ({"resize": 224}, "crop 392x392 is larger than resize 224x224"),
+        ({"resize": "big"}, "a size is 448 or 64x96"),
+        ({"resize": True}, "resize"),
+        ({"weights": "pretraned"}, "'pretrained', 'random' or 'pretext'"),
+        ({"weights": "no/such.safetensors"}, "no such file"),
+        ({"pretext_steps": 10}, "do not use pretext_steps"),
+        ({"depth": 4}, "pretrained weights fit the published shape only; remove depth"),
+        ({"weights": "random", "embed_dim": 30, "num_heads": 4}, "30 is not a multiple of num_he"),
+    ],
+)
+def test_knobs_that_cannot_work_are_refused(knobs: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        EncoderParams.model_validate(knobs)
+
+
+def test_a_weight_file_is_named_by_its_content(tmp_path: Path) -> None:
+    def identity(name: str, content: bytes) -> object:
+        (tmp_path / name).write_bytes(content)
+        params = EncoderParams.model_validate({"weights": str(tmp_path / name)})
+        return params.identity()["weights"]
+
+    first = identity("a.safetensors", b"1")
+    assert first == identity("b.safetensors", b"1")
+    assert first != identity("c.safetensors", b"2")
+    assert str(first).startswith("sha256:")
+    assert EncoderParams(weights="random").identity()["weights"] == "random"
+
+
+@pytest.mark.parametrize(
+    ("depth", "layers"),
+    [
+        (12, (2, 3, 4, 5, 6, 7, 8, 9)),  # ViT-S and ViT-B, as published
+        (24, (4, 6, 8, 10, 12, 14, 16, 18)),  # ViT-L, as published
+        (6, (1, 2, 3, 4)),
+        (2, (0, 1)),
+    ],
+)
+def test_layers_by_default_are_the_published_ones(depth: int, layers: tuple[int, ...]) -> None:
+    assert default_layers(depth) == layers
+
+
+@pytest.mark.parametrize("depth", range(2, 65))
+def test_layers_by_default_are_an_even_number_of_blocks(depth: int) -> None:
+    layers = default_layers(depth)
+    assert 2 <= len(layers) <= 8
+    assert len(layers) % 2 == 0
+    assert layers[-1] < depth
+
+
+# --- Building -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("vit_tiny_patch16_225", "did you mean 'vit_tiny"),
+        ("resnet18", "not a vision transformer"),
+    ],
+)
+def test_an_unknown_encoder_is_refused(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(MethodError, match=message):
+        build(
+            EncoderParams(encoder=name, weights="random", resize=224, crop=224),
+            None,
+            maps(),
+            Context(tmp_path),
+        )
+
+
+def test_a_layer_beyond_the_last_block_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MethodError, match="3 blocks, 0 to 2; layer 3"):
+        encoder(tmp_path, (2, 3), weights="random")
+
+
+def test_stopping_after_the_last_layer_changes_no_bit(tmp_path: Path) -> None:
+    vit = encoder(tmp_path, (0, 1), weights="random")
+    images = torch.rand(2, 3, 16, 12)
+    whole = vit.vit.forward_intermediates(
+        images, indices=[0, 1], return_prefix_tokens=True, output_fmt="NLC", intermediates_only=True
+    )
+    for found, (patches, prefix) in zip(vit(images).values(), whole, strict=True):
+        assert torch.equal(found, torch.cat([prefix, patches], dim=1))
+
+
+def test_an_encoder_never_learns(tmp_path: Path) -> None:
+    vit = encoder(tmp_path, weights="random").train()
+    assert not vit.vit.training
+    assert not any(p.requires_grad for p in vit.parameters())
+    assert not any(t.requires_grad for t in vit(torch.rand(1, 3, 16, 12)).values())
+
+
+def test_random_weights_are_the_same_for_every_replicate(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    first = weights_of(encoder(tmp_path, weights="random"))
+    torch.manual_seed(2)
+    second = weights_of(encoder(tmp_path, weights="random"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_file_of_weights_is_read_back(tmp_path: Path) -> None:
+    made = encoder(tmp_path, weights="random")
+    save_file({k: v + 1 for k, v in weights_of(made).items()}, tmp_path / "w.safetensors")
+    found = weights_of(encoder(tmp_path, weights=str(tmp_path / "w.safetensors")))
+    assert all(torch.equal(value + 1, found[key]) for key, value in weights_of(made).items())
+
+
+def test_positions_are_resampled_as_anomalib_does(tmp_path: Path) -> None:
+    params = EncoderParams(encoder="vit_tiny_patch16_224", weights="random", resize=112, crop=112)
+    native = timm.create_model(params.encoder, num_classes=0, dynamic_img_size=True).eval()
+    save_file(native.state_dict(), tmp_path / "w.safetensors")
+    file = params.model_copy(update={"weights": tmp_path / "w.safetensors"})
+    vit = build(file, (1,), maps(), Context(tmp_path))
+    grid = native.pos_embed[:, 1:].reshape(1, 14, 14, -1).permute(0, 3, 1, 2)
+    small = torch.nn.functional.interpolate(grid, size=(7, 7), mode="bicubic", antialias=False)
+    expected = small.permute(0, 2, 3, 1).reshape(1, 49, -1)
+    assert torch.equal(vit.vit.pos_embed[:, 1:], expected)
+    assert torch.equal(vit.vit.pos_embed[:, :1], native.pos_embed[:, :1])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "not a safetensors file"),
+        ({"other": torch.zeros(1)}, "do not fit encoder 'vit_tiny_patch16_224': lacks"),
+    ],
+)
+def test_a_file_of_other_content_is_refused(
+    tmp_path: Path, content: dict[str, torch.Tensor] | None, message: str
+) -> None:
+    path = tmp_path / "w.safetensors"
+    if content is None:
+        path.write_bytes(b"nothing")
+    else:
+        save_file(content, path)
+    with pytest.raises(MethodError, match=message):
+        encoder(tmp_path, weights=str(path))
+
+
+def test_weights_of_another_width_are_refused(tmp_path: Path) -> None:
+    save_file(weights_of(encoder(tmp_path, weights="random")), tmp_path / "w.safetensors")
+    with pytest.raises(MethodError, match="another shape"):
+        encoder(tmp_path, weights=str(tmp_path / "w.safetensors"), embed_dim=32)
+
+
+OFFLINE = """
+import sys, time, logging
+from hdsweep.method import MethodError
+from trainables.encoders import EncoderParams
+from trainables.encoders.backbone import build
+started = time.monotonic()
+try:
+    build(EncoderParams(encoder="vit_tiny_patch16_224", resize=224, crop=224), None, None, None)
+except MethodError as error:
+    print(f"{time.monotonic() - started:.3f} {error}")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "Connection refused"),  # discard: nobody listens
+        ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
+    ],
+)
+def test_pretrained_weights_without_a_network_are_refused_at_once(
+    tmp_path: Path, variables: dict[str, str], reason: str
+) -> None:
+    hidden = {"http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"}
+    environment = {k: v for k, v in os.environ.items() if k not in hidden}
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE],
+        env={**environment, "HF_HOME": str(tmp_path), **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    took_s, message = done.stdout.split(" ", 1)
+    assert float(took_s) < 5
+    assert reason in message
+    assert "set 'weights' to that file's path, or to 'pretext' or 'random'" in message
+
+
+# --- The pretext ----------------------------------------------------------------------------------
+
+
+def test_the_pretext_is_trained_once_and_on_training_items_only(tmp_path: Path) -> None:
+    context = Context(tmp_path)
+    params = EncoderParams.model_validate({**TINY, "weights": "pretext", "pretext_steps": 3})
+    torch.manual_seed(7)
+    first = build(params, None, maps(), context)
+    after_training = torch.get_rng_state()
+    torch.manual_seed(7)
+    second = build(params, None, maps(), context)
+    assert len(context.built) == 1
+    assert "seed" in context.built[0]
+    assert torch.equal(after_training, torch.get_rng_state())
+    found = weights_of(second)
+    assert all(torch.equal(value, found[key]) for key, value in weights_of(first).items())
+
+
+def test_the_pretext_is_a_function_of_its_inputs(tmp_path: Path) -> None:
+    knobs = {"weights": "pretext", "pretext_steps": 3}
+    first = weights_of(encoder(tmp_path / "1", **knobs))
+    torch.manual_seed(99)
+    second = weights_of(encoder(tmp_path / "2", **knobs))
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+def test_alterations_are_told_as_they_are() -> None:
+    images = torch.rand(16, 1, 16, 12) + 0.1
+    altered, log_gain = alter(images, np.random.default_rng(0))
+    torch.testing.assert_close((altered / images).log(), log_gain, rtol=0, atol=1e-5)
+    assert (log_gain > 0).any()
+    assert (log_gain < 0).any()
+    assert (log_gain == 0).any()
+
+
+def test_the_pretext_learns_to_find_alterations(tmp_path: Path) -> None:
+    """Its loss must fall below that of always answering 0, on maps it was not trained on."""
+    knobs = {**TINY, "weights": "pretext", "pretext_steps": 150}
+    messages: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            messages.append(record.getMessage())
+
+    context = Context(tmp_path)
+    context.log = logging.Logger("pretext")
+    context.log.addHandler(Listener())
+    build(EncoderParams.model_validate(knobs), None, maps(200), context)
+    assert float(messages[-1].split("explains ")[1].split()[0]) > 0.2
+
+
+# --- What an encoder sees -------------------------------------------------------------------------
+
+
+def test_one_channel_is_seen_as_three_in_imagenets_unit() -> None:
+    images = torch.full((1, 1, 4, 4), 0.5)
+    seen = normalised(images)
+    assert seen.shape == (1, 3, 4, 4)
+    expected = (0.5 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    torch.testing.assert_close(seen[0, :, 0, 0], expected)
+
+
+def test_two_channels_are_refused() -> None:
+    with pytest.raises(MethodError, match="2 channels"):
+        normalised(torch.zeros(1, 2, 4, 4))
+
+
+def test_values_above_one_are_not_clipped() -> None:
+    params = EncoderParams.model_validate({**TINY, "weights": "random"})
+    assert resized(torch.full((1, 1, 31, 95), 1.7), params).max() == pytest.approx(1.7)
+
+
+def test_the_crop_is_taken_from_the_centre() -> None:
+    params = EncoderParams(encoder="vit_b", weights="random", resize=(8, 8), crop=(4, 2))
+    image = torch.arange(64.0).reshape(1, 1, 8, 8)
+    assert torch.equal(resized(image, params), image[..., 2:6, 3:5])
+
+
+def test_time_is_not_spent_on_importing_torch_to_plan() -> None:
+    code = "import sys, trainables.encoders; assert not {'torch', 'timm'} & set(sys.modules)"
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert time.monotonic() - started < 30

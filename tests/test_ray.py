@@ -1,0 +1,118 @@
+"""Trials placed by Ray Tune: real clusters on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SWEEP, Run, read, records
+
+pytestmark = pytest.mark.ray
+Write = Callable[..., Path]
+
+
+def scores(store: Path) -> dict[str, bytes]:
+    return {p.parent.name: p.read_bytes() for p in store.glob("trials/*/*/predictions.parquet")}
+
+
+def test_ray_and_inline_agree_bit_for_bit(hdsweep: Run, sweep_file: Write, tmp_path: Path) -> None:
+    sweep_file()
+    done = hdsweep("run", "noise.yaml", "--store", "by_ray", "--format", "json")
+    assert read(done)["ok"] == 6, done.stderr
+    assert "Ray dashboard: http://127.0.0.1:" in done.stderr
+    assert "[6/6] ok" in done.stderr
+    assert "strong strength=2.0 seed=2" in done.stderr
+    hdsweep("run", "noise.yaml", "--store", "inline", "--inline")
+    assert scores(tmp_path / "by_ray") == scores(tmp_path / "inline")
+    chatter = [line for line in done.stderr.splitlines() if re.search(r"ray\.|raylet|INFO", line)]
+    assert chatter == []
+
+
+def test_logical_gpus_place_fractions(hdsweep: Run, sweep_file: Write, tmp_path: Path) -> None:
+    text = SWEEP.replace("gpus: 0, cpus: 1", "gpus: 0.5, cpus: 1")
+    text = text.replace("seeds: [1, 2]", "seeds: [1, 2, 3, 4, 5, 6]")
+    sweep_file(text.replace("strength: 0.5", "sleep_s: 5").replace("  strong: {strength: {grid: [1, 2]}}\n", ""))
+    done = hdsweep("run", "noise.yaml", "--gpus", 2, "--cpus", 8, "--format", "json")
+    assert read(done)["ok"] == 6, done.stderr
+    spans = []
+    for folder in (tmp_path / "results").glob("trials/*/*"):
+        first, *_, last = (folder / "log.txt").read_text().splitlines()
+        spans.append(tuple(datetime.fromisoformat(line[:19]) for line in (first, last)))
+    together = max(sum(a <= t <= b for a, b in spans) for t, _ in spans)
+    assert 2 <= together <= 4  # four fit; on a slow machine the later ones may start late
+
+
+def test_what_can_never_be_placed_is_refused(hdsweep: Run, sweep_file: Write) -> None:
+    sweep_file(SWEEP.replace("gpus: 0, cpus: 1", "gpus: 2, cpus: 1"))
+    done = hdsweep("run", "noise.yaml", "--gpus", 1)
+    assert done.returncode == 2, done.stderr
+    assert "a trial asks for 1 CPUs and 2 GPUs and no node has them" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_cluster_that_does_not_answer_is_one_message(hdsweep: Run, sweep_file: Write) -> None:
+    sweep_file()
+    done = hdsweep("run", "noise.yaml", "--address", "127.0.0.1:1")
+    assert done.returncode == 2, done.stderr
+    assert "127.0.0.1:1: cannot be started or reached" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_trial_whose_worker_dies_is_left_and_the_rest_finishes(
+    hdsweep: Run, sweep_file: Write
+) -> None:
+    sweep_file(SWEEP.replace("strength: {grid: [1, 2]}", "fault: {grid: [none, kill]}"))
+    done = hdsweep("run", "noise.yaml", "--format", "json")
+    assert done.returncode == 1, done.stderr
+    assert (read(done)["ok"], read(done)["not_finished"]) == (4, 2), done.stderr
+    assert "not finished  strong fault=kill seed=1" in done.stderr
+    assert "its worker died 3 times" in done.stderr
+
+
+def test_the_dashboard_answers_with_the_token_while_a_sweep_runs(
+    sweep_file: Write, tmp_path: Path
+) -> None:
+    sweep_file(SWEEP.replace("strength: 0.5", "sleep_s: 20"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hdsweep.cli", "run", "noise.yaml"],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    url = ""
+    for line in process.stderr:
+        if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+            url = found.group()
+            break
+    assert urllib.request.urlopen(url, timeout=20).status == 200
+    token = (Path.home() / ".ray" / "auth_token").read_text().strip()
+    request = urllib.request.Request(f"{url}/nodes?view=summary")
+    request.add_header("Authorization", f"Bearer {token}")
+    assert b'"result": true' in urllib.request.urlopen(request, timeout=20).read()
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "run the same command again to continue" in err
+    assert time.monotonic() - began < 50
+
+
+def test_records_hold_no_environment(hdsweep: Run, sweep_file: Write, tmp_path: Path) -> None:
+    os.environ["SECRET_TOKEN"] = "hunter2-hunter2"
+    try:
+        sweep_file()
+        hdsweep("run", "noise.yaml")
+    finally:
+        del os.environ["SECRET_TOKEN"]
+    found = records(tmp_path / "results")
+    assert len(found) == 6
+    assert not any(b"hunter2" in content for content in found.values())
