@@ -28,7 +28,15 @@ from hdsweep.errors import DataError, HdsweepError, SpecError, did_you_mean
 from hdsweep.execute import Job, thread_environment
 from hdsweep.method import load_dataset, load_method
 from hdsweep.metrics import Metric, parse_metric
-from hdsweep.plan import STATES, Plan, State, absolute_root, configurations, make_plan, validate_data
+from hdsweep.plan import (
+    STATES,
+    Plan,
+    State,
+    absolute_root,
+    configurations,
+    make_plan,
+    validate_data,
+)
 from hdsweep.spec import Strict, SweepSpec, load_sweep
 from hdsweep.store import Store
 from hdsweep.trial import STATUSES, TrialRecord
@@ -113,14 +121,16 @@ def run(
     Interrupt or kill it at any moment; the same command goes on where it was.
     """
     if address and (gpus is not None or cpus is not None):
-        raise SpecError("--gpus and --cpus declare resources of this machine; drop them or --address")
+        raise SpecError(
+            "--gpus and --cpus declare resources of this machine; drop them or --address"
+        )
     if inline and (address or gpus is not None or cpus is not None):
         raise SpecError("--inline runs in this process; drop --address, --gpus and --cpus")
     from hdsweep.progress import terminal
 
     with terminal(2) as console:
         spec, plan, planned, opened = _planned(sweep, store, console.print)
-        again: list[State] = [state.value for state in rerun or ()]  # type: ignore[misc]
+        again: list[State] = [state.value for state in rerun or ()]
         labels = {t.id: cell.label(t) for cell, t in plan.trials()}
         jobs = [_job(spec, t, labels[t.id], gpus) for _, t in plan.pending(again)]
         opened.create()
@@ -154,7 +164,7 @@ def run(
         raise typer.Exit(1)
 
 
-def _interrupt(signum: int, frame: object) -> None:
+def _interrupt(_signum: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
@@ -194,7 +204,9 @@ def _launch(
             launcher_ray.launch(jobs, store, progress, where, log, progress.say)
     except ImportError as error:
         if error.name and error.name.split(".")[0] == "ray":
-            raise HdsweepError(f"Ray is not installed ({error}); install it or add --inline") from None
+            raise HdsweepError(
+                f"Ray is not installed ({error}); install it or add --inline"
+            ) from None
         raise
     except KeyboardInterrupt:
         done = len(store.records(plan.state))
@@ -216,9 +228,7 @@ def _machine_has_gpu() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
-def _planned(
-    sweep: Path, store: Path, say: Any
-) -> tuple[SweepSpec, Plan, PlannedSweep, Store]:
+def _planned(sweep: Path, store: Path, say: Any) -> tuple[SweepSpec, Plan, PlannedSweep, Store]:
     """Everything that must be right before anything is written."""
     spec = load_sweep(sweep)
     checked = configurations(spec)
@@ -252,11 +262,13 @@ def _metrics(spec: SweepSpec) -> list[Metric]:
 
 
 @app.command()
-def plan(sweep: SweepFile, store: StoreOption = RESULTS, format: FormatOption = Format.terminal) -> None:
+def plan(
+    sweep: SweepFile, store: StoreOption = RESULTS, format: FormatOption = Format.terminal
+) -> None:
     """Show what would run and what is finished already; nothing is run."""
     console = Console(soft_wrap=True, highlight=False)
     err = Console(stderr=True, highlight=False)
-    spec, made, _, opened = _planned(sweep, store, lambda text: err.print(text))
+    spec, made, _, opened = _planned(sweep, store, err.print)
     counts = made.counts()
     if format is Format.json:
         trials = [
@@ -309,7 +321,9 @@ def check(
     format: FormatOption = Format.terminal,
 ) -> None:
     """Check sweep files without looking at data or results; exit status 2 if one is wrong."""
-    files = [f for path in paths for f in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])]
+    files = [
+        f for path in paths for f in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])
+    ]
     if not files:
         raise SpecError(f"{paths[0]}: no .yaml files here; name a sweep file")
     results = []
@@ -347,7 +361,9 @@ def schema() -> None:
 
 
 @app.command()
-def status(name: SweepName = None, store: StoreOption = RESULTS, format: FormatOption = Format.terminal) -> None:
+def status(
+    name: SweepName = None, store: StoreOption = RESULTS, format: FormatOption = Format.terminal
+) -> None:
     """Count a sweep's trials by how they ended, and list those that did not end well."""
     opened = Store(store)
     planned = opened.sweep(name)
@@ -405,7 +421,9 @@ def show(
     record = opened.record(found := opened.resolve(trial))
     folder = opened.trial_dir(found)
     if record is None:
-        raise HdsweepError(f"trial {found}: has not finished; its log so far is {folder / 'log.txt'}")
+        raise HdsweepError(
+            f"trial {found}: has not finished; its log so far is {folder / 'log.txt'}"
+        )
     if format is Format.json:
         _print_json({**json.loads(record.to_bytes()), "folder": str(folder)})
         return
@@ -453,7 +471,9 @@ def report(
     ] = None,
     ddof: Annotated[int, typer.Option(min=0, max=1, help="1: sample std, 0: population std.")] = 1,
     store: StoreOption = RESULTS,
-    format: Annotated[TableFormat, typer.Option("--format", help="How to print.")] = TableFormat.terminal,
+    format: Annotated[
+        TableFormat, typer.Option("--format", help="How to print.")
+    ] = TableFormat.terminal,
 ) -> None:
     """Print mean±std tables of a sweep, the latest by default."""
     opened = Store(store)

@@ -1,8 +1,8 @@
 """The files behind a data set: made on first use, verified once, and named by their content.
 
 Hashing gigabytes at every ``plan`` would be felt, so digests are remembered per file under the
-user's cache folder and trusted while size, times and inode are unchanged. The memory belongs to this
-machine, not to the store, and may be deleted. A new or changed file is verified by its data set
+user's cache folder and trusted while size, times and inode are unchanged. The memory belongs to
+this machine, not to the store, and may be deleted. A new or changed file is verified by its data set
 before anything runs: a damaged image should cost a message, not the fourth hour of a sweep.
 """
 
@@ -67,7 +67,9 @@ def write_data(dataset: Dataset, make: Strict, root: Path) -> None:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        raise DataError(f"{root}: cannot be written: {error.strerror}; name another folder") from None
+        raise DataError(
+            f"{root}: cannot be written: {error.strerror}; name another folder"
+        ) from None
 
 
 def fingerprint(dataset: Dataset, params: Any) -> str:

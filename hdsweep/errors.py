@@ -35,7 +35,7 @@ class UndefinedMetric(HdsweepError):
     """The metric has no value on these predictions: one class is absent, or a score is NaN."""
 
 
-class Diverged(Exception):  # noqa: N818 - the field's word for what happened, not a user's mistake
+class Diverged(Exception):
     """Training produced a NaN or infinite loss.
 
     Args:

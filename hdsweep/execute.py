@@ -170,8 +170,10 @@ def _attempt(
 
 
 def _note(kind: str, error: BaseException, *, trace: bool) -> dict[str, str]:
-    message = str(error) if isinstance(error, HdsweepError | Diverged) else (
-        f"{type(error).__name__}: {error}"
+    message = (
+        str(error)
+        if isinstance(error, HdsweepError | Diverged)
+        else (f"{type(error).__name__}: {error}")
     )
     return {
         "kind": kind,
@@ -199,9 +201,7 @@ def _check(outcome: object, method: Method) -> None:
 
 def _measured(outcome: Outcome) -> dict[str, Any]:
     found = outcome.predictions
-    values, missing = metrics.evaluate(
-        metrics.STORED, found.group, found.is_anomaly, found.score
-    )
+    values, missing = metrics.evaluate(metrics.STORED, found.group, found.is_anomaly, found.score)
     return {
         "metrics": values,
         "missing": missing,
@@ -240,7 +240,7 @@ def _seed(seed: int, method: Method, threads: int) -> None:
 
         torch.manual_seed(seed)
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.use_deterministic_algorithms(mode=True, warn_only=True)
         torch.backends.cudnn.benchmark = False
 
 

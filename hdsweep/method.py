@@ -48,7 +48,7 @@ class Item:
     """One image of a data set.
 
     Args:
-        name: Unique within the data set and free of machine paths: ``domain_A/test/fault/0007.tiff``.
+        name: Unique in the data set, free of machine paths: ``domain_A/test/fault/0007.tiff``.
         group: What results are reported per (a domain, a category).
         is_anomaly: The label; always False in training items.
         path: Where its bytes are.

@@ -224,9 +224,7 @@ def _configurations(spec: SweepSpec, arm: Arm) -> Iterator[Configuration]:
                 f"{_words(first[encoded])} and {_words(knobs)} are the same trial; remove one",
             )
         first[encoded] = knobs
-        yield Configuration(
-            arm.name, arm.method, method.version, knobs, dumped, identity, encoded
-        )
+        yield Configuration(arm.name, arm.method, method.version, knobs, dumped, identity, encoded)
 
 
 def _check_names(spec: SweepSpec, arm: Arm, method: Method) -> None:
@@ -245,7 +243,11 @@ def _cell_error(
 ) -> SpecError:
     loc = error.errors(include_url=False)[0]["loc"]
     block: Where = ("arms", arm.name)
-    if loc and (*block, loc[0]) not in spec.source.lines and ("params", loc[0]) in spec.source.lines:
+    if (
+        loc
+        and (*block, loc[0]) not in spec.source.lines
+        and ("params", loc[0]) in spec.source.lines
+    ):
         block = ("params",)
     message = str(first_error(error, spec.source, block, method.params))
     swept = {name: values[name] for name in arm.swept}

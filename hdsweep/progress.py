@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: one live block on a terminal, one line per trial elsewhere.
+"""What a person sees while a sweep runs: a live block on a terminal, a line per trial elsewhere.
 
 The block is redrawn in place and left standing at the end. It writes to a descriptor of its own,
 duplicated when it is made, because the launcher sends descriptors 1 and 2 to a log file.

@@ -1,5 +1,6 @@
-"""Where a result came from: code, packages, machine. Recorded beside a trial, never part of its name.
+"""Where a result came from: code, packages, machine.
 
+Recorded beside a trial, never part of its name.
 Environment variables are not recorded: they hold secrets.
 """
 

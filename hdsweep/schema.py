@@ -66,7 +66,7 @@ def _knobs(params: type[Strict], definitions: dict[str, Any], name: str) -> dict
     block = _nested(params.model_json_schema(), definitions, name)
     properties: dict[str, Any] = {"method": {"const": name}}
     for knob, value in block["properties"].items():
-        grid = {"type": "array", "minItems": 1, "items": {k: v for k, v in value.items()}}
+        grid = {"type": "array", "minItems": 1, "items": value}
         properties[knob] = {
             "description": value.get("description", ""),
             "default": value.get("default"),

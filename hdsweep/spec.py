@@ -55,7 +55,7 @@ def file_digest(path: Path) -> str:
 
 
 @lru_cache(maxsize=256)
-def _digest_of_state(path: Path, size: int, mtime_ns: int) -> str:
+def _digest_of_state(path: Path, _size: int, _mtime_ns: int) -> str:
     return file_digest(path)
 
 
@@ -154,7 +154,9 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], Source]:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         if "could not determine a constructor for the tag" in str(error.problem):
-            problem = f"YAML tags are not allowed in a sweep file ({error.problem}); write plain values"
+            problem = (
+                f"YAML tags are not allowed in a sweep file ({error.problem}); write plain values"
+            )
         else:
             problem = f"this is not YAML: {error.problem}"
         raise SpecError(f"{path}:{line}: {problem}") from None
@@ -345,7 +347,7 @@ def first_error(
 
 
 def _is_union_branch(part: str | int) -> bool:
-    # pydantic adds the branch of a union to a location: 'int', 'literal[...]', 'function-after[...]'
+    # pydantic adds the branch of a union to a location: 'int', 'literal[...]', 'function-...'
     return isinstance(part, str) and bool(re.search(r"[\[\]()]|^(int|float|str|bool|none)$", part))
 
 
@@ -355,9 +357,7 @@ def _owner(model: type[BaseModel] | None, loc: Sequence[str | int]) -> type[Base
             return None
         annotation = model.model_fields[str(part)].annotation
         options = (annotation, *getattr(annotation, "__args__", ()))
-        model = next(
-            (o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None
-        )
+        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
     return model
 
 
@@ -396,8 +396,10 @@ def _knob(value: object, where: Where, source: Source) -> Knob:
     for n, item in enumerate(values):
         if isinstance(item, dict) or (isinstance(item, float) and not math.isfinite(item)):
             raise source.error((*where, "grid", n), f"{item!r} cannot be a grid value")
-        if any(item == other and isinstance(item, bool) == isinstance(other, bool)
-               for other in values[:n]):
+        if any(
+            item == other and isinstance(item, bool) == isinstance(other, bool)
+            for other in values[:n]
+        ):
             raise source.error((*where, "grid", n), f"grid lists {item!r} twice; remove one")
     return Grid(tuple(values))
 

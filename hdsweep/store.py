@@ -115,7 +115,7 @@ class Store:
             return
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(
-                f"{marker}: cannot be read ({error}); restore it as {{\"format\": {FORMAT}}}"
+                f'{marker}: cannot be read ({error}); restore it as {{"format": {FORMAT}}}'
             ) from None
         if not isinstance(found, int) or found > FORMAT:
             raise newer_format(str(marker), found)
@@ -123,7 +123,7 @@ class Store:
     # --- writing ----------------------------------------------------------------------------------
 
     def create(self) -> None:
-        """Make the folder a store, unless it is one. Raises StoreError on somebody else's folder."""
+        """Make the folder a store, unless it is one. Raises StoreError where others' files lie."""
         marker = self.root / "store.json"
         if marker.exists():
             return
@@ -230,11 +230,15 @@ class Store:
             StoreError: None or several do.
         """
         if not re.match(r"^[0-9a-f]{2,20}$", prefix):
-            raise StoreError(f"'{prefix}' is not a trial id; give its first hex digits, two or more")
+            raise StoreError(
+                f"'{prefix}' is not a trial id; give its first hex digits, two or more"
+            )
         folder = self.root / "trials" / prefix[:2]
         matches = sorted(p.name for p in folder.glob(f"{prefix}*")) if folder.is_dir() else []
         if len(matches) != 1:
-            found = "no trial" if not matches else f"{len(matches)} trials ({', '.join(matches[:3])})"
+            found = (
+                "no trial" if not matches else f"{len(matches)} trials ({', '.join(matches[:3])})"
+            )
             raise StoreError(f"{self.root}: {found} with an id that starts with '{prefix}'")
         return matches[0]
 

@@ -74,7 +74,9 @@ def test_a_new_seed_or_value_runs_only_what_is_new(
 ) -> None:
     invoke("run", sweep_file(), "--inline")
     before = records(tmp_path / "results")
-    more = sweep_file(SWEEP.replace("[1, 2]\narms", "[1, 2, 45]\narms").replace("grid: [1, 2]", "grid: [1, 2, 3]"))
+    more = sweep_file(
+        SWEEP.replace("[1, 2]\narms", "[1, 2, 45]\narms").replace("grid: [1, 2]", "grid: [1, 2, 3]")
+    )
     _, out, _ = invoke("plan", more, "--format", "json")
     counts = json.loads(out)["counts"]
     assert (counts["planned"], counts["cached"], counts["new"]) == (12, 6, 6)
@@ -91,7 +93,9 @@ def test_two_sweeps_that_share_a_trial_run_it_once(
 ) -> None:
     invoke("run", sweep_file(), "--inline")
     other = sweep_file(
-        SWEEP.replace("name: noise", "name: other").replace("weak: {strength: 0.5}", "weak: {strength: 7}"),
+        SWEEP.replace("name: noise", "name: other").replace(
+            "weak: {strength: 0.5}", "weak: {strength: 7}"
+        ),
         "other.yaml",
     )
     _, out, _ = invoke("run", other, "--inline", "--format", "json")

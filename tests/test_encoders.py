@@ -6,7 +6,6 @@ import logging
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -378,8 +377,6 @@ def test_the_crop_is_taken_from_the_centre() -> None:
     assert torch.equal(resized(image, params), image[..., 2:6, 3:5])
 
 
-def test_time_is_not_spent_on_importing_torch_to_plan() -> None:
+def test_the_knobs_need_no_torch() -> None:
     code = "import sys, trainables.encoders; assert not {'torch', 'timm'} & set(sys.modules)"
-    started = time.monotonic()
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-    assert time.monotonic() - started < 30

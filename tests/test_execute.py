@@ -31,8 +31,8 @@ def run(tmp_path: Path) -> Any:
         params = load_method(method).params.model_validate(knobs)
         identity = {"method": method, "params": params.identity(), "data": content}
         trial = Trial(
-            digest({**identity, "seed": seed}), method, 1, params.model_dump(mode="json"), "tests.methods.labels",
-            data.model_dump(mode="json"), content, seed, identity,
+            digest({**identity, "seed": seed}), method, 1, params.model_dump(mode="json"),
+            "tests.methods.labels", data.model_dump(mode="json"), content, seed, identity,
         )  # fmt: skip
         job = Job(trial, "test", 0, 1)
         return run_trial(job, store, origin_of(job), capture=True, checkpoint_interval_s=0)
@@ -166,7 +166,8 @@ def test_a_source_digest_follows_the_source_and_imports_nothing(tmp_path: Path) 
     def digest_now(path: Path) -> list[str]:
         done = subprocess.run(
             [sys.executable, "-c", code],
-            cwd=path, env={"PYTHONPATH": f"{path}:{ROOT}"}, capture_output=True, text=True, check=True,
+            cwd=path, env={"PYTHONPATH": f"{path}:{ROOT}"},
+            capture_output=True, text=True, check=True,
         )  # fmt: skip
         return done.stdout.split()
 

@@ -95,6 +95,6 @@ def test_killing_the_driver_or_a_worker_at_any_moment_costs_no_finished_trial(
     undisturbed = hdsweep("run", sweep, "--store", calm, timeout=400)
     assert undisturbed.returncode == 0, undisturbed.stderr
     assert table(hdsweep, store) == table(hdsweep, calm)
-    assert {p.parent.name: p.read_bytes() for p in store.glob("trials/*/*/predictions.parquet")} == {
-        p.parent.name: p.read_bytes() for p in calm.glob("trials/*/*/predictions.parquet")
-    }
+    assert {
+        p.parent.name: p.read_bytes() for p in store.glob("trials/*/*/predictions.parquet")
+    } == {p.parent.name: p.read_bytes() for p in calm.glob("trials/*/*/predictions.parquet")}

@@ -77,11 +77,14 @@ def test_the_encoding_is_pinned_because_changing_it_orphans_every_store() -> Non
         "data": {"domains": ["A", "B"], "tiny": 1e-07, "big": 1.5e300, "zero": -0.0},
         "seed": 42,
     }
-    assert canonical_json(value) == (
-        '{"data":{"big":1.5e+300,"domains":["A","B"],"tiny":1e-07,"zero":0},"method":"dinomaly",'
-        '"params":{"lr":0.002,"name":"é|\u2028","on":true,"q_percent":5,"weights":null},'
-        '"seed":42,"version":1}'
-    ).encode()
+    assert (
+        canonical_json(value)
+        == (
+            '{"data":{"big":1.5e+300,"domains":["A","B"],"tiny":1e-07,"zero":0},"method":"dinomaly",'
+            '"params":{"lr":0.002,"name":"é|\u2028","on":true,"q_percent":5,"weights":null},'
+            '"seed":42,"version":1}'
+        ).encode()
+    )
     assert digest(value) == "4557c2e11b19e32c2967"
 
 

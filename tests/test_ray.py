@@ -41,7 +41,11 @@ def test_ray_and_inline_agree_bit_for_bit(hdsweep: Run, sweep_file: Write, tmp_p
 def test_logical_gpus_place_fractions(hdsweep: Run, sweep_file: Write, tmp_path: Path) -> None:
     text = SWEEP.replace("gpus: 0, cpus: 1", "gpus: 0.5, cpus: 1")
     text = text.replace("seeds: [1, 2]", "seeds: [1, 2, 3, 4, 5, 6]")
-    sweep_file(text.replace("strength: 0.5", "sleep_s: 5").replace("  strong: {strength: {grid: [1, 2]}}\n", ""))
+    sweep_file(
+        text.replace("strength: 0.5", "sleep_s: 5").replace(
+            "  strong: {strength: {grid: [1, 2]}}\n", ""
+        )
+    )
     done = hdsweep("run", "noise.yaml", "--gpus", 2, "--cpus", 8, "--format", "json")
     assert read(done)["ok"] == 6, done.stderr
     spans = []

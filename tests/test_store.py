@@ -19,7 +19,17 @@ from hdsweep.trial import Trial, TrialRecord
 
 def trial(seed: int = 1) -> Trial:
     identity = {"method": "m", "version": 1, "params": {"a": 1}, "data": {"content": "f"}}
-    return Trial(digest({**identity, "seed": seed}), "m", 1, {"a": 1}, "d", {"root": "/x"}, "f", seed, identity)
+    return Trial(
+        digest({**identity, "seed": seed}),
+        "m",
+        1,
+        {"a": 1},
+        "d",
+        {"root": "/x"},
+        "f",
+        seed,
+        identity,
+    )
 
 
 def record(seed: int = 1, **changes: object) -> TrialRecord:
@@ -98,7 +108,9 @@ def test_a_record_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         store.record(kept.id)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 1}', b'{"format": "x"}', b"\xff"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"format": 1}', b'{"format": "x"}', b"\xff"]
+)
 def test_a_damaged_record_is_named(tmp_path: Path, content: bytes) -> None:
     store = Store(tmp_path)
     kept = store.put(record())
@@ -124,7 +136,9 @@ def test_a_file_or_a_url_is_not_a_store(tmp_path: Path) -> None:
         Store(Path("s3://bucket/results"))
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc", "", "ABCDEF0123456789abcd", "ab" * 11])
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "/etc", "", "ABCDEF0123456789abcd", "ab" * 11]
+)
 def test_a_path_cannot_be_smuggled_in_as_a_trial_id(tmp_path: Path, name: str) -> None:
     with pytest.raises(StoreError, match="not a trial id"):
         Store(tmp_path).trial_dir(name)
@@ -181,7 +195,9 @@ def test_predictions_come_back_with_nan_kept(tmp_path: Path) -> None:
     from hdsweep.method import Predictions
 
     store = Store(tmp_path)
-    given = Predictions(("x/1", "y/2"), ("A", "B"), np.array([True, False]), np.array([0.5, np.nan]))
+    given = Predictions(
+        ("x/1", "y/2"), ("A", "B"), np.array([True, False]), np.array([0.5, np.nan])
+    )
     store.put_predictions(trial().id, given)
     found = store.predictions(trial().id)
     assert found is not None

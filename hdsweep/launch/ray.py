@@ -228,13 +228,16 @@ def _fit(jobs: Sequence[Job], store: Store, listener: Listener) -> None:
 
 
 def _job_json(job: Job) -> dict[str, Any]:
-    return {"trial": job.trial.to_json(), "label": job.label, "gpus": job.gpus, "threads": job.threads}
+    return {
+        "trial": job.trial.to_json(),
+        "label": job.label,
+        "gpus": job.gpus,
+        "threads": job.threads,
+    }
 
 
 def _job(value: Mapping[str, Any]) -> Job:
-    return Job(
-        Trial.from_json(value["trial"]), value["label"], value["gpus"], value["threads"]
-    )
+    return Job(Trial.from_json(value["trial"]), value["label"], value["gpus"], value["threads"])
 
 
 def _connect(cluster: Cluster, jobs: Sequence[Job]) -> Any:

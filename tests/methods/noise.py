@@ -1,4 +1,4 @@
-"""A method without torch that scores items by seeded noise: small enough to test the engine with."""
+"""A method without torch that scores items by seeded noise, to test the engine with."""
 
 from __future__ import annotations
 
@@ -10,8 +10,16 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from hdsweep.method import Data, Diverged, Method, MethodError, Outcome, Predictions, Strict
-from hdsweep.method import TrialContext
+from hdsweep.method import (
+    Data,
+    Diverged,
+    Method,
+    MethodError,
+    Outcome,
+    Predictions,
+    Strict,
+    TrialContext,
+)
 
 
 class Params(Strict):

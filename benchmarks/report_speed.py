@@ -1,6 +1,6 @@
 """How long a report over 10,000 records takes, from the start of the interpreter to the last line.
 
-    python -m tests.benchmarks.report_speed [RECORDS]
+    python -m benchmarks.report_speed [RECORDS]
 
 Writes a synthetic store in a temporary folder, with records as long as real ones, then times the
 report of three metrics in a process of its own. The files are in the page cache, just written.

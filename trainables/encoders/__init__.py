@@ -1,0 +1,161 @@
+"""Frozen vision transformers: what they are called, where their weights come from, what they see.
+
+An encoder is a constant of a sweep, not something a trial learns, so all that determines it is a
+knob and part of the trial's name. Its weights are ``pretrained`` (by timm, over the network), a
+local file, or one of two that need neither: ``random``, and ``pretext``, a short training on the
+data's own normal maps. The last two are drawn with a seed of their own: two replicates of a trial
+differ in what they train, never in what they look through.
+
+This module is what planning a sweep imports, so it knows no torch; ``backbone`` builds the network,
+``pretext`` trains it and ``images`` prepares what it sees.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from hdsweep.method import ContentPath, Strict
+
+__all__ = ["EncoderParams", "Size", "Weights", "default_layers", "patch_of"]
+
+_SHAPE_KNOBS = ("patch_size", "embed_dim", "depth", "num_heads")
+
+
+def _pair(value: object) -> object:
+    """``64``, ``"64x96"`` and ``[64, 96]`` all say a height and a width."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value, value)
+    if isinstance(value, str):
+        found = re.fullmatch(r"(\d+)(?:\s*[x×]\s*(\d+))?", value.strip())
+        if not found:
+            raise ValueError("a size is 448 or 64x96 (height x width)")
+        return (int(found[1]), int(found[2] or found[1]))
+    return value
+
+
+Size = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=1, le=4096)]],
+    BeforeValidator(_pair, json_schema_input_type=int | str | tuple[int, int]),
+]
+"""Height and width in pixels; a single number is a square."""
+
+
+def _kind_of_weights(value: Any) -> str:
+    is_file = isinstance(value, Path) or (isinstance(value, str) and re.search(r"[/\\.]", value))
+    return "file" if is_file else "name"
+
+
+Weights = Annotated[
+    Annotated[Literal["pretrained", "random", "pretext"], Tag("name")]
+    | Annotated[ContentPath, Tag("file")],
+    Discriminator(_kind_of_weights),
+]
+"""A source of weights by name, or a safetensors file, whose content names the trial."""
+
+
+def patch_of(encoder: str, patch_size: int | None) -> int | None:
+    """Side of a patch in pixels, as far as it can be told without building the network."""
+    named = re.search(r"patch(\d+)", encoder)
+    return patch_size or (int(named[1]) if named else None)
+
+
+def default_layers(depth: int) -> tuple[int, ...]:
+    """Up to eight blocks, evenly spaced over the middle two thirds of ``depth``; an even number.
+
+    The first blocks know pixels, the last ones the pretraining task. For 12 and 24 blocks these are
+    Dinomaly's published choices: 2-9, and 4, 6 ... 18.
+    """
+    first, stop = depth // 6, depth - depth // 6
+    layers = tuple(range(first, stop, -(-(stop - first) // 8)))
+    return layers[len(layers) % 2 :]
+
+
+class EncoderParams(Strict):
+    """Knobs of a frozen encoder and of the images it is given.
+
+    Args:
+        encoder: Name of a vision transformer of timm.
+        weights: Where its weights come from.
+        patch_size: Side of a patch in pixels; by default what the encoder's name says.
+        embed_dim: Width of a token; by default the encoder's.
+        depth: Number of blocks; by default the encoder's.
+        num_heads: Attention heads; by default the encoder's.
+        pretext_steps: Training steps of ``weights: pretext``.
+        resize: Size to which an image is resized, bilinear and antialiased.
+        crop: Size of the centre crop that follows; null keeps the whole image.
+    """
+
+    encoder: str = Field("vit_base_patch14_reg4_dinov2", pattern=r"^[A-Za-z0-9_.]+$")
+    weights: Weights = "pretrained"
+    patch_size: int | None = Field(None, ge=1, le=64)
+    embed_dim: int | None = Field(None, ge=8, le=4096)
+    depth: int | None = Field(None, ge=2, le=64)
+    num_heads: int | None = Field(None, ge=1, le=64)
+    pretext_steps: int = Field(300, ge=1)
+    resize: Size = (448, 448)
+    crop: Size = (392, 392)
+
+    @field_validator("crop", mode="before")
+    @classmethod
+    def _no_crop_is_the_whole_image(cls, crop: object, info: ValidationInfo) -> object:
+        return info.data.get("resize") if crop is None else crop
+
+    @model_validator(mode="after")
+    def _image_fits(self) -> Self:
+        if self.crop[0] > self.resize[0] or self.crop[1] > self.resize[1]:
+            raise ValueError(
+                f"crop {_shown(self.crop)} is larger than resize {_shown(self.resize)}; "
+                "lower 'crop', or set it to null for the whole image"
+            )
+        patch = patch_of(self.encoder, self.patch_size)
+        problem = not_whole_patches(self.crop, patch) if patch else None
+        if problem:
+            raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _knobs_are_used(self) -> Self:
+        if self.weights != "pretext" and self.pretext_steps != 300:
+            raise ValueError(f"weights '{self.weights}' do not use pretext_steps; remove it")
+        reshaped = [knob for knob in _SHAPE_KNOBS if getattr(self, knob) is not None]
+        if self.weights == "pretrained" and reshaped:
+            raise ValueError(
+                f"pretrained weights fit the published shape only; remove {', '.join(reshaped)}, "
+                "or set weights to 'pretext', 'random' or a file"
+            )
+        if self.embed_dim and self.num_heads and self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}"
+            )
+        return self
+
+    def shape(self) -> dict[str, int]:
+        """The knobs of the network's shape that were set, as timm names them."""
+        found = {knob: getattr(self, knob) for knob in _SHAPE_KNOBS}
+        return {knob: value for knob, value in found.items() if value is not None}
+
+
+def not_whole_patches(size: tuple[int, int], patch: int) -> str | None:
+    """What is wrong with ``size`` for patches of this side, and the sizes that would fit."""
+    for side, pixels in zip(("height", "width"), size, strict=True):
+        if pixels % patch:
+            below, above = pixels // patch * patch, (pixels // patch + 1) * patch
+            fits = f"{below} or {above}" if below else str(above)
+            return f"crop {side} {pixels} is not a multiple of the patch size {patch}; use {fits}"
+    return None
+
+
+def _shown(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"

@@ -1,0 +1,44 @@
+"""What an encoder sees of an image, in training as in testing."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from hdsweep.method import MethodError
+from trainables.encoders import EncoderParams
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+
+
+def resized(images: Tensor, params: EncoderParams) -> Tensor:
+    """Resized and cropped about the centre, in the data's own unit.
+
+    Args:
+        images: Shape (batch, channels, height, width).
+        params: Sizes.
+
+    Returns:
+        Shape (batch, channels, *crop).
+    """
+    if tuple(images.shape[-2:]) != params.resize:
+        images = F.interpolate(
+            images, size=params.resize, mode="bilinear", antialias=True, align_corners=False
+        )
+    (height, width), (rows, columns) = params.resize, params.crop
+    top, left = round((height - rows) / 2), round((width - columns) / 2)
+    return images[..., top : top + rows, left : left + columns]
+
+
+def normalised(images: Tensor) -> Tensor:
+    """Three channels in ImageNet's unit: a single channel is repeated.
+
+    Raises:
+        MethodError: Neither one nor three channels.
+    """
+    if images.shape[1] not in {1, 3}:
+        raise MethodError(f"images have {images.shape[1]} channels; encoders see 1 or 3")
+    mean = torch.tensor(_MEAN, device=images.device).view(1, 3, 1, 1)
+    std = torch.tensor(_STD, device=images.device).view(1, 3, 1, 1)
+    return (images - mean) / std
