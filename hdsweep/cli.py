@@ -11,25 +11,23 @@ import json
 import os
 import signal
 import sys
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
-from rich.table import Table as Grid
 from rich.text import Text
 
 from hdsweep import data as datafiles
-from hdsweep.errors import DataError, HdsweepError, SpecError, did_you_mean
+from hdsweep import views
+from hdsweep.cli_data import data_app
+from hdsweep.errors import DataError, HdsweepError, SpecError
 from hdsweep.execute import Job, thread_environment
 from hdsweep.method import load_dataset, load_method
 from hdsweep.metrics import Metric, parse_metric
 from hdsweep.plan import (
-    STATES,
     Plan,
     State,
     absolute_root,
@@ -37,12 +35,10 @@ from hdsweep.plan import (
     make_plan,
     validate_data,
 )
-from hdsweep.spec import Strict, SweepSpec, load_sweep
-from hdsweep.store import Store
-from hdsweep.trial import STATUSES, TrialRecord
-
-if TYPE_CHECKING:
-    from hdsweep.store import PlannedSweep
+from hdsweep.spec import SweepSpec, load_sweep
+from hdsweep.store import PlannedSweep, Store
+from hdsweep.trial import STATUSES
+from hdsweep.views import Format, FormatOption
 
 app = typer.Typer(
     help="Sweeps of anomaly-detection research: plan, run on GPUs, report.",
@@ -51,15 +47,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-data_app = typer.Typer(help="Make and check data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-
-
-class Format(StrEnum):
-    """How results are printed."""
-
-    terminal = "terminal"
-    json = "json"
 
 
 class TableFormat(StrEnum):
@@ -82,7 +70,6 @@ class Rerun(StrEnum):
 SweepFile = Annotated[Path, typer.Argument(help="A sweep file, as in sweeps/quickstart.yaml.")]
 SweepName = Annotated[str | None, typer.Argument(help="Name of a sweep; the latest by default.")]
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder of the results.")]
-FormatOption = Annotated[Format, typer.Option("--format", help="terminal, or json for scripts.")]
 RESULTS = Path("results")
 
 
@@ -141,20 +128,14 @@ def run(
             console.print(f"{spec.name}: all {len(labels)} trials are finished, nothing to run")
         records = opened.records(labels)
         if format is Format.json:
-            _print_json(_counts(planned, records, opened) | {"ran": len(jobs)})
+            views.print_json(views.counts(planned, records, opened) | {"ran": len(jobs)})
         else:
             first, *others = _metrics(spec)
-            _print_report(opened, planned, [first], 1, TableFormat.terminal)
+            _print_report(opened, planned, [str(first)], 1, TableFormat.terminal)
             if others:
                 options = " ".join(f"--metric {metric}" for metric in others)
                 console.print(Text(f"more: hdsweep report {spec.name} {options}", style="dim"))
-        bad = [
-            f"{entry['status']}  {entry['label']}: {entry['message'].splitlines()[0]} "
-            f"(hdsweep show {entry['id'][:8]})"
-            for entry in _not_ok(labels, records)
-        ]
-        missing = [i for i in labels if i not in records]
-        bad += [f"not finished  {labels[i]}: run the same command again" for i in missing]
+        bad = views.unfinished(labels, records)
         for line in bad[:20]:
             console.print(Text(line, style="red"))
         if len(bad) > 20:
@@ -276,43 +257,11 @@ def plan(
              "state": made.state[t.id]}
             for cell in made.cells for t in cell.trials
         ]  # fmt: skip
-        _print_json(
+        views.print_json(
             {"sweep": spec.name, "store": str(opened.root), "counts": counts, "trials": trials}
         )
         return
-    if spec.question:
-        console.print(Text(spec.question, style="italic"))
-    shown = [state for state in STATES if counts[state]]
-    grid = Grid(box=None, pad_edge=False, header_style="bold")
-    for name in ("arm", "method", "swept", "cells", "seeds"):
-        grid.add_column(name, justify="right" if name in ("cells", "seeds") else "left")
-    for state in shown:
-        grid.add_column(state, justify="right")
-    for arm in spec.arms:
-        cells = [cell for cell in made.cells if cell.arm == arm.name]
-        states = [made.state[t.id] for cell in cells for t in cell.trials]
-        grid.add_row(
-            Text(arm.name), arm.method, Text(_swept(arm.knobs)), str(len(cells)),
-            str(len(spec.seeds)), *(str(states.count(state)) for state in shown),
-        )  # fmt: skip
-    console.print(grid)
-    words = ", ".join(f"{counts[state]} {state}" for state in shown)
-    console.print(f"{counts['planned']} trials: {words}")
-    asked = sum(len(cell.trials) for cell in made.cells)
-    if asked > counts["planned"]:
-        console.print(f"{asked - counts['planned']} more are shared between arms and run once")
-
-
-def _swept(knobs: Any) -> str:
-    from hdsweep.spec import Grid as Swept
-
-    words = []
-    for name, knob in knobs.items():
-        if isinstance(knob, Swept):
-            values = [str(value) for value in knob.values]
-            shown = values if len(values) <= 8 else [*values[:3], "...", values[-1]]
-            words.append(f"{name}: {', '.join(shown)}")
-    return "; ".join(words)
+    views.print_plan(console, spec, made)
 
 
 @app.command()
@@ -337,7 +286,7 @@ def check(
         except HdsweepError as error:
             results.append({"file": str(path), "ok": False, "trials": 0, "message": str(error)})
     if format is Format.json:
-        _print_json(results)
+        views.print_json(results)
     else:
         console = Console(soft_wrap=True, highlight=False)
         for result in results:
@@ -354,7 +303,7 @@ def schema() -> None:
     """Print the JSON Schema of sweep files, the knobs of every method included."""
     from hdsweep.schema import sweep_schema
 
-    _print_json(sweep_schema())
+    views.print_json(sweep_schema())
 
 
 # --- status, show, report -------------------------------------------------------------------------
@@ -367,47 +316,19 @@ def status(
     """Count a sweep's trials by how they ended, and list those that did not end well."""
     opened = Store(store)
     planned = opened.sweep(name)
-    labels = _labels(planned)
+    labels = views.labels(planned)
     records = opened.records(labels)
-    counts = _counts(planned, records, opened)
-    bad = _not_ok(labels, records)
+    counts = views.counts(planned, records, opened)
+    bad = views.not_ok(labels, records)
     if format is Format.json:
-        _print_json({**counts, "not_ok": bad})
+        views.print_json({**counts, "not_ok": bad})
         return
     console = Console(soft_wrap=True, highlight=False)
     words = [f"{counts[s]} {s.replace('_', ' ')}" for s in (*STATUSES, "not_finished") if counts[s]]
     console.print(Text(f"{planned.name}: {len(labels)} trials: {', '.join(words)}"))
     for entry in bad:
-        first = (entry["message"].splitlines() or [""])[0]
+        first = entry["message"].splitlines()[0]
         console.print(Text(f"  {entry['status']}  {entry['id'][:8]}  {entry['label']}: {first}"))
-
-
-def _counts(
-    planned: PlannedSweep, records: Mapping[str, TrialRecord], store: Store
-) -> dict[str, Any]:
-    """Keys that scripts rely on; documented in the reference."""
-    found = Counter(record.status for record in records.values())
-    total = len(_labels(planned))
-    return {
-        "sweep": planned.name,
-        "store": str(store.root),
-        "planned": total,
-        **{status: found[status] for status in STATUSES},
-        "not_finished": total - len(records),
-    }
-
-
-def _not_ok(labels: Mapping[str, str], records: Mapping[str, TrialRecord]) -> list[dict[str, str]]:
-    return [
-        {
-            "id": i,
-            "label": labels[i],
-            "status": record.status,
-            "message": (record.error or {}).get("message") or "no reason was recorded",
-        }
-        for i, record in records.items()
-        if record.status != "ok"
-    ]
 
 
 @app.command()
@@ -425,42 +346,9 @@ def show(
             f"trial {found}: has not finished; its log so far is {folder / 'log.txt'}"
         )
     if format is Format.json:
-        _print_json({**json.loads(record.to_bytes()), "folder": str(folder)})
+        views.print_json({**json.loads(record.to_bytes()), "folder": str(folder)})
         return
-    _print_record(record, folder)
-
-
-def _print_record(record: TrialRecord, folder: Path) -> None:
-    console = Console(soft_wrap=True, highlight=False)
-    trial = record.trial
-    console.print(Text(f"{record.id}  {record.status}  {trial['method']} seed={trial['seed']}"))
-    source = record.provenance
-    git = (source.get("git") or {}).get("commit", "")[:12]
-    console.print(
-        Text(
-            f"{record.started}  {record.wall_s:g} s on {source.get('host', '?')} "
-            f"{source.get('gpu') or source.get('device', '')} {f'commit {git}' if git else ''}"
-        )
-    )
-    grid = Grid(box=None, pad_edge=False)
-    for name, value in trial["params"].items():
-        grid.add_row(Text(name, style="bold"), Text(str(value)))
-    console.print(grid)
-    if record.metrics:
-        groups = list(dict.fromkeys(g for values in record.metrics.values() for g in values))
-        table = Grid(box=None, pad_edge=False, header_style="bold")
-        for head in ("metric", *groups):
-            table.add_column(Text(head), justify="left" if head == "metric" else "right")
-        for metric, values in record.metrics.items():
-            cells = [values.get(group) for group in groups]
-            table.add_row(metric, *("-" if v is None else f"{v:.4f}" for v in cells))
-        console.print(table)
-    for name, scalar in record.scalars.items():
-        console.print(Text(f"{name} {scalar:g}"))
-    if record.error:
-        error = record.error
-        console.print(Text(error.get("traceback") or f"{error['kind']}: {error['message']}", "red"))
-    console.print(Text(str(folder), style="dim"))
+    views.print_record(Console(soft_wrap=True, highlight=False), record, folder)
 
 
 @app.command()
@@ -478,122 +366,20 @@ def report(
     """Print mean±std tables of a sweep, the latest by default."""
     opened = Store(store)
     planned = opened.sweep(name)
-    scalars = _scalars(opened, planned)
-    asked = [parse_metric(text, scalars) for text in metric or planned.metrics]
-    for one in asked:
-        if one.group is not None and one.group not in planned.groups:
-            hint = did_you_mean(one.group, planned.groups)
-            raise SpecError(f"{one}: sweep {planned.name} has no group '{one.group}'{hint}")
-    _print_report(opened, planned, asked, ddof, format)
-
-
-def _scalars(store: Store, planned: PlannedSweep) -> set[str]:
-    """Measurements that the sweep's finished trials carry; a few records tell."""
-    names: set[str] = set()
-    for cell in planned.cells:
-        for trial_id in cell.trials.values():
-            record = store.record(trial_id)
-            if record is not None and record.status == "ok":
-                names |= set(record.scalars)
-                break
-    return names
+    _print_report(opened, planned, metric or planned.metrics, ddof, format)
 
 
 def _print_report(
-    store: Store, planned: PlannedSweep, metrics: Sequence[Metric], ddof: int, format: TableFormat
+    store: Store, planned: PlannedSweep, metrics: Sequence[str], ddof: int, format: TableFormat
 ) -> None:
     from analysis import frame, render, tables
 
-    tidy = frame.load(store, planned, [str(m) for m in metrics])
-    made = [tables.main_table(tidy, str(m), ddof=ddof) for m in metrics]
-    sys.stdout.write(render.render(made, format.value))
-    sys.stdout.flush()
-
-
-def _labels(planned: PlannedSweep) -> dict[str, str]:
-    labels: dict[str, str] = {}
-    for cell in planned.cells:
-        for seed, trial_id in cell.trials.items():
-            words = [cell.arm, *(f"{k}={v}" for k, v in cell.knobs.items()), f"seed={seed}"]
-            labels.setdefault(trial_id, " ".join(words))
-    return labels
-
-
-# --- data -----------------------------------------------------------------------------------------
-
-DataName = Annotated[str, typer.Argument(help="Name of a data set, as in hdmap.")]
-Root = Annotated[Path, typer.Argument(help="Its folder.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE; repeatable.")]
-
-
-@data_app.command("make")
-def data_make(name: DataName, root: Root, set: Settings = None) -> None:
-    """Write a synthetic data set in the published layout."""
-    dataset = load_dataset(name)
-    if dataset.generator is None:
-        raise DataError(f"data set '{name}' has no generator; copy the published data to {root}")
-    params = _from_settings(dataset.generator.params, set)
-    datafiles.write_data(dataset, params, root)
-    Console(soft_wrap=True, highlight=False).print(
-        f"wrote {sum(1 for p in root.rglob('*') if p.is_file())} files to {root}"
-    )
-
-
-@data_app.command("check")
-def data_check(
-    name: DataName, root: Root, set: Settings = None, format: FormatOption = Format.terminal
-) -> None:
-    """Read every file of a data set; exit status 2 when something would spoil a sweep."""
-    dataset = load_dataset(name)
-    params = _from_settings(dataset.params, [f"root={root}", *(set or ())])
-    found = dataset.check(params)
-    if format is Format.json:
-        _print_json(
-            {"ok": not found.problems, "rows": [dict(row) for row in found.rows],
-             "problems": list(found.problems), "warnings": list(found.warnings)}
-        )  # fmt: skip
-    else:
-        console = Console(soft_wrap=True, highlight=False)
-        grid = Grid(box=None, pad_edge=False, header_style="bold")
-        for head in found.rows[0] if found.rows else ():
-            grid.add_column(head)
-        for row in found.rows:
-            grid.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
-        console.print(grid)
-        for warning in found.warnings:
-            console.print(Text.assemble(("warning: ", "yellow"), warning))
-        for problem in found.problems:
-            console.print(Text.assemble(("problem: ", "red"), problem))
-        if not found.problems:
-            console.print("ok")
-    if found.problems:
-        raise typer.Exit(2)
-
-
-def _from_settings(params: type[Strict], settings: Sequence[str] | None) -> Any:
-    import yaml
-
-    values: dict[str, Any] = {}
-    for setting in settings or ():
-        key, sign, value = setting.partition("=")
-        if not sign:
-            raise SpecError(f"--set {setting}: write NAME=VALUE")
-        if key not in params.model_fields:
-            raise SpecError(f"--set {key}: unknown{did_you_mean(key, params.model_fields)}")
-        try:
-            values[key] = value if key == "root" else yaml.safe_load(value)
-        except yaml.YAMLError:
-            values[key] = value
-    try:
-        return params.model_validate(values)
-    except ValidationError as error:
-        detail = error.errors(include_url=False)[0]
-        where = ".".join(map(str, detail["loc"]))
-        raise SpecError(f"--set {where}: {detail['msg'].removeprefix('Value error, ')}") from None
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    tidy = frame.load(store, planned, metrics)
+    made = [tables.main_table(tidy, metric, ddof=ddof) for metric in metrics]
+    out = Console()
+    width = out.width if out.is_terminal and format is TableFormat.terminal else None
+    color = out.is_terminal and out.color_system is not None
+    sys.stdout.write(render.render(made, format.value, width=width, color=color))
     sys.stdout.flush()
 
 

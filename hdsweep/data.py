@@ -2,8 +2,8 @@
 
 Hashing gigabytes at every ``plan`` would be felt, so digests are remembered per file under the
 user's cache folder and trusted while size, times and inode are unchanged. The memory belongs to
-this machine, not to the store, and may be deleted. A new or changed file is verified by its data set
-before anything runs: a damaged image should cost a message, not the fourth hour of a sweep.
+this machine, not to the store, and may be deleted. A new or changed file is verified by its data
+set before anything runs: a damaged image should cost a message, not the fourth hour of a sweep.
 """
 
 from __future__ import annotations

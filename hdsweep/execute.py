@@ -30,7 +30,7 @@ from hdsweep import metrics, provenance
 from hdsweep.errors import Diverged, HdsweepError, StoreError
 from hdsweep.method import Method, Outcome, load_dataset, load_method, method_module
 from hdsweep.stages import stage_folder
-from hdsweep.store import Store, write_whole
+from hdsweep.store import Store
 from hdsweep.trial import Status, Trial, TrialRecord
 
 CHECKPOINT_INTERVAL_S = 60.0  # what a kill may cost; writing one takes well under a second
@@ -347,8 +347,9 @@ class _Context:
                 with contextlib.suppress(ValueError, KeyError, TypeError):  # a line cut by a kill
                     if json.loads(line)["step"] <= last_step:
                         kept.append(line + "\n")
-        write_whole(path, "".join(kept).encode())
+        path.unlink(missing_ok=True)  # as with the log: a dying attempt keeps the old file
         self._curve = path.open("a", encoding="utf-8", buffering=1)
+        self._curve.writelines(kept)
 
 
 def _checkpoints(home: Path) -> list[Path]:

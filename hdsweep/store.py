@@ -292,13 +292,17 @@ class Store:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Replace a file so that at every moment, a crash included, it is the old or the new one."""
+    """Replace a file so that at every moment, a crash included, it is the old or the new one.
+
+    The content is on disk when this returns; the name may still be lost with the machine's power,
+    but for ``Store.put``, which makes all names of a trial's folder durable with its record.
+    """
     temporary = _temporary(path, content)
     try:
         os.replace(temporary, path)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+        raise
 
 
 def _temporary(path: Path, content: bytes) -> Path:

@@ -52,6 +52,10 @@ Size = Annotated[
 """Height and width in pixels; a single number is a square."""
 
 
+def _or_null(schema: dict[str, Any]) -> None:
+    schema["anyOf"].append({"type": "null"})
+
+
 def _kind_of_weights(value: Any) -> str:
     is_file = isinstance(value, Path) or (isinstance(value, str) and re.search(r"[/\\.]", value))
     return "file" if is_file else "name"
@@ -105,7 +109,7 @@ class EncoderParams(Strict):
     num_heads: int | None = Field(None, ge=1, le=64)
     pretext_steps: int = Field(300, ge=1)
     resize: Size = (448, 448)
-    crop: Size = (392, 392)
+    crop: Size = Field((392, 392), json_schema_extra=_or_null)
 
     @field_validator("crop", mode="before")
     @classmethod

@@ -47,6 +47,17 @@ def train(
         seed: Of the order of maps and of their alterations.
         context: Lends device and log.
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # its bits depend on their number, and any trial may be the builder
+    try:
+        return _train(vit, params, data, seed=seed, context=context)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(
+    vit: VisionTransformer, params: EncoderParams, data: Data, *, seed: int, context: TrialContext
+) -> VisionTransformer:
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(data.train))[:_POOL])
     images = torch.stack([torch.from_numpy(data.read(data.train[i])) for i in chosen])

@@ -1,0 +1,156 @@
+"""What the commands print about plans, sweeps and trials."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hdsweep.plan import STATES, Plan
+from hdsweep.spec import Arm, Grid, SweepSpec
+from hdsweep.store import PlannedSweep, Store
+from hdsweep.trial import STATUSES, TrialRecord
+
+
+class Format(StrEnum):
+    """How results are printed."""
+
+    terminal = "terminal"
+    json = "json"
+
+
+FormatOption = Annotated[Format, typer.Option("--format", help="terminal, or json for scripts.")]
+
+
+def print_json(value: object) -> None:
+    """To standard output, for scripts."""
+    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def print_plan(console: Console, spec: SweepSpec, made: Plan) -> None:
+    """A line per arm: what it sweeps, and how many of its trials are in which state."""
+    counts = made.counts()
+    if spec.question:
+        console.print(Text(spec.question, style="italic"))
+    shown = [state for state in STATES if counts[state]]
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("arm", "method", "swept", "cells", "seeds"):
+        grid.add_column(name, justify="right" if name in ("cells", "seeds") else "left")
+    for state in shown:
+        grid.add_column(state, justify="right")
+    for arm in spec.arms:
+        cells = [cell for cell in made.cells if cell.arm == arm.name]
+        states = [made.state[t.id] for cell in cells for t in cell.trials]
+        grid.add_row(
+            Text(arm.name), arm.method, Text(_swept(arm)), str(len(cells)),
+            str(len(spec.seeds)), *(str(states.count(state)) for state in shown),
+        )  # fmt: skip
+    console.print(grid)
+    words = ", ".join(f"{counts[state]} {state}" for state in shown)
+    console.print(f"{counts['planned']} trials: {words}")
+    asked = sum(len(cell.trials) for cell in made.cells)
+    if asked > counts["planned"]:
+        console.print(f"{asked - counts['planned']} more are shared between arms and run once")
+
+
+def _swept(arm: Arm) -> str:
+    words = []
+    for name, knob in arm.knobs.items():
+        if isinstance(knob, Grid):
+            values = [str(value) for value in knob.values]
+            shown = values if len(values) <= 8 else [*values[:3], "...", values[-1]]
+            words.append(f"{name}: {', '.join(shown)}")
+    return "; ".join(words)
+
+
+def print_record(console: Console, record: TrialRecord, folder: Path) -> None:
+    """Parameters, results, where it ran, and why it failed."""
+    trial = record.trial
+    console.print(Text(f"{record.id}  {record.status}  {trial['method']} seed={trial['seed']}"))
+    source = record.provenance
+    git = (source.get("git") or {}).get("commit", "")[:12]
+    console.print(
+        Text(
+            f"{record.started}  {record.wall_s:g} s on {source.get('host', '?')} "
+            f"{source.get('gpu') or source.get('device', '')} {f'commit {git}' if git else ''}"
+        )
+    )
+    grid = Table(box=None, pad_edge=False)
+    for name, value in trial["params"].items():
+        grid.add_row(Text(name, style="bold"), Text(str(value)))
+    console.print(grid)
+    if record.metrics:
+        groups = list(dict.fromkeys(g for values in record.metrics.values() for g in values))
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for head in ("metric", *groups):
+            table.add_column(Text(head), justify="left" if head == "metric" else "right")
+        for metric, values in record.metrics.items():
+            cells = [values.get(group) for group in groups]
+            table.add_row(metric, *("-" if v is None else f"{v:.4f}" for v in cells))
+        console.print(table)
+    for name, scalar in record.scalars.items():
+        console.print(Text(f"{name} {scalar:g}"))
+    if record.error:
+        error = record.error
+        console.print(Text(error.get("traceback") or f"{error['kind']}: {error['message']}", "red"))
+    console.print(Text(str(folder), style="dim"))
+
+
+def counts(
+    planned: PlannedSweep, records: Mapping[str, TrialRecord], store: Store
+) -> dict[str, Any]:
+    """Keys that scripts rely on; documented in the reference."""
+    found = Counter(record.status for record in records.values())
+    total = len(labels(planned))
+    return {
+        "sweep": planned.name,
+        "store": str(store.root),
+        "planned": total,
+        **{status: found[status] for status in STATUSES},
+        "not_finished": total - len(records),
+    }
+
+
+def not_ok(labels: Mapping[str, str], records: Mapping[str, TrialRecord]) -> list[dict[str, str]]:
+    """Id, label, status and message of each trial that ended otherwise than ``ok``."""
+    return [
+        {
+            "id": i,
+            "label": labels[i],
+            "status": record.status,
+            "message": (record.error or {}).get("message") or "no reason was recorded",
+        }
+        for i, record in records.items()
+        if record.status != "ok"
+    ]
+
+
+def unfinished(labels: Mapping[str, str], records: Mapping[str, TrialRecord]) -> list[str]:
+    """One line per trial that is not ``ok``, with what to do about it."""
+    lines = [
+        f"{entry['status']}  {entry['label']}: {entry['message'].splitlines()[0]} "
+        f"(hdsweep show {entry['id'][:8]})"
+        for entry in not_ok(labels, records)
+    ]
+    missing = [name for trial_id, name in labels.items() if trial_id not in records]
+    return lines + [f"not finished  {name}: run the same command again" for name in missing]
+
+
+def labels(planned: PlannedSweep) -> dict[str, str]:
+    """Trial id -> readable name; a trial that two arms share has the first one's."""
+    found: dict[str, str] = {}
+    for cell in planned.cells:
+        for seed, trial_id in cell.trials.items():
+            words = [cell.arm, *(f"{k}={v}" for k, v in cell.knobs.items()), f"seed={seed}"]
+            found.setdefault(trial_id, " ".join(words))
+    return found
