@@ -230,13 +230,15 @@ def _planned(sweep: Path, store: Path, say: Any) -> tuple[SweepSpec, Plan, Plann
 def _metrics(spec: SweepSpec) -> list[Metric]:
     """The report's metrics; raises SpecError with the line of one that is unknown."""
     scalars = {name for arm in spec.arms for name in load_method(arm.method).scalars}
-    found = []
-    for n, text in enumerate(spec.report.metrics):
-        try:
-            found.append(parse_metric(text, scalars))
-        except SpecError as error:
-            raise spec.source.error(("report", "metrics", n), str(error)) from None
-    return found
+    asked = {"metrics": spec.report.metrics, "expect": spec.report.expected_metrics()}
+    found: dict[str, list[Metric]] = {"metrics": [], "expect": []}
+    for block, texts in asked.items():
+        for n, text in enumerate(texts):
+            try:
+                found[block].append(parse_metric(text, scalars))
+            except SpecError as error:
+                raise spec.source.error(("report", block, n), str(error)) from None
+    return found["metrics"]
 
 
 # --- plan, check, schema --------------------------------------------------------------------------

@@ -224,12 +224,28 @@ class Resources(Strict):
         return gpus
 
 
+_CRITERION = re.compile(r"^\s*(?P<metric>[^<>=\s][^<>]*?)\s*(>=|<=|>|<)\s*[-+]?\d*\.?\d+\s*$")
+
+
 class Report(Strict):
     """What the table shows."""
 
     metrics: tuple[str, ...] = Field(("auroc", "tpr@1"), min_length=1)
     baseline: str | None = None
     expect: tuple[str, ...] = ()
+
+    @field_validator("expect")
+    @classmethod
+    def _criteria_compare(cls, expect: tuple[str, ...]) -> tuple[str, ...]:
+        for text in expect:
+            if not _CRITERION.match(text):
+                raise ValueError(f"'{text}' is not a criterion; write it as 'auroc >= 0.98'")
+        return expect
+
+    def expected_metrics(self) -> tuple[str, ...]:
+        """The metric that each criterion speaks of."""
+        found = (_CRITERION.match(text) for text in self.expect)
+        return tuple(match["metric"] for match in found if match)
 
 
 class _File(Strict):

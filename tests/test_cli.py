@@ -144,6 +144,8 @@ def test_trials_that_fail_are_listed_and_the_rest_runs(
         ("{ this is: [not yaml", "not YAML"),
         (SWEEP.replace("auroc, tpr@5", "aurco"), "did you mean 'auroc'?"),
         (SWEEP.replace("auroc, tpr@5", "tpr@0"), "tpr@0"),
+        (SWEEP.replace("baseline: weak}", "expect: [auroc => 1]}"), "is not a criterion"),
+        (SWEEP.replace("baseline: weak}", "expect: [aurco >= .9]}"), "did you mean 'auroc'?"),
         (SWEEP.replace("name: tests.methods.labels", "name: hdmp"), "did you mean 'hdmap'?"),
     ],
 )
