@@ -224,7 +224,9 @@ class Resources(Strict):
         return gpus
 
 
-_CRITERION = re.compile(r"^\s*(?P<metric>[^<>=\s][^<>]*?)\s*(>=|<=|>|<)\s*[-+]?\d*\.?\d+\s*$")
+_CRITERION = re.compile(
+    r"^\s*(?P<metric>[^<>=\[\]\s]+(\[[^\[\]]*\])?)\s*(>=|<=|>|<)\s*[-+]?\d*\.?\d+\s*$"
+)
 
 
 class Report(Strict):
