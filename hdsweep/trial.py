@@ -110,7 +110,7 @@ class TrialRecord:
                 raise TypeError("no format number")
             if value["format"] > FORMAT:
                 raise newer_format(where, value["format"])
-            values = {f.name: value[f.name] for f in fields(cls)}
+            values = {name: value[name] for name in _RECORD_FIELDS}
             record = cls(**values | {"artifacts": tuple(values["artifacts"])})
             if record.status not in STATUSES:
                 raise ValueError(f"unknown status {record.status!r}")
@@ -120,6 +120,9 @@ class TrialRecord:
                 "move its folder away and run the sweep again to redo that trial"
             ) from None
         return record
+
+
+_RECORD_FIELDS = tuple(f.name for f in fields(TrialRecord))
 
 
 def newer_format(where: str, found: int) -> StoreError:
