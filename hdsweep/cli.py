@@ -121,11 +121,12 @@ def run(
         labels = {t.id: cell.label(t) for cell, t in plan.trials()}
         jobs = [_job(spec, t, labels[t.id], gpus) for _, t in plan.pending(again)]
         opened.create()
-        opened.put_sweep(planned, sweep.read_bytes())
-        if jobs:
-            _launch(jobs, plan, spec, opened, console, inline, address, gpus, cpus)
-        else:
-            console.print(f"{spec.name}: all {len(labels)} trials are finished, nothing to run")
+        with opened.driving(spec.name):
+            opened.put_sweep(planned, sweep.read_bytes())
+            if jobs:
+                _launch(jobs, plan, spec, opened, console, inline, address, gpus, cpus)
+            else:
+                console.print(f"{spec.name}: all {len(labels)} trials are finished, nothing to run")
         records = opened.records(labels)
         if format is Format.json:
             views.print_json(views.counts(planned, records, opened) | {"ran": len(jobs)})

@@ -17,11 +17,15 @@ import contextlib
 import json
 import os
 import re
+import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from hdsweep.errors import StoreError, did_you_mean
 from hdsweep.method import Predictions
@@ -193,6 +197,39 @@ class Store:
             write_whole(folder / "plan.json", sweep.to_bytes())
         except OSError as error:
             raise _cannot_write(folder, error) from None
+
+    @contextlib.contextmanager
+    def driving(self, name: str) -> Iterator[None]:
+        """Be the one process that runs a sweep.
+
+        The lock is the operating system's, so a killed driver loses it at once.
+
+        Raises:
+            StoreError: Another process runs it; the message says which, where and since when.
+        """
+        folder = self._sweep_dir(name)
+        lock, note = FileLock(folder / ".driver.lock", blocking=False), folder / "driver.json"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            with contextlib.suppress(OSError, ValueError):
+                by = json.loads(note.read_bytes())
+                raise StoreError(
+                    f"sweep {name}: is being run already by process {by['pid']} on {by['host']} "
+                    f"since {by['since']}; wait for it, or end it and run the same command again"
+                ) from None
+            raise StoreError(f"sweep {name}: is being run already by another process") from None
+        except OSError as error:
+            raise _cannot_write(folder, error) from None
+        try:
+            since = datetime.now(UTC).isoformat(timespec="seconds")
+            holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+            write_whole(note, json.dumps(holder).encode() + b"\n")
+            yield
+        finally:
+            note.unlink(missing_ok=True)
+            lock.release()
 
     # --- reading ----------------------------------------------------------------------------------
 

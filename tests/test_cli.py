@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jsonschema
@@ -318,8 +320,6 @@ def test_results_can_be_moved(invoke: Invoke, sweep_file: Write, tmp_path: Path)
 
 
 def test_planning_imports_neither_torch_nor_ray_nor_pandas(sweep_file: Write) -> None:
-    import subprocess
-
     code = (
         "import sys; from hdsweep import cli; sys.argv = ['hdsweep', 'check', sys.argv[1]]\n"
         "try: cli.main()\nexcept SystemExit: pass\n"
@@ -331,19 +331,40 @@ def test_planning_imports_neither_torch_nor_ray_nor_pandas(sweep_file: Write) ->
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_an_interrupt_says_how_to_continue(sweep_file: Write, tmp_path: Path) -> None:
-    import signal
-    import subprocess
-
-    path = sweep_file(SWEEP.replace("strength: 0.5", "sleep_s: 30"))
+@pytest.fixture
+def running(sweep_file: Write, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A sweep in the middle of a long trial."""
+    path = sweep_file(SWEEP.replace("strength: 0.5", "sleep_s: 60"))
     process = subprocess.Popen(
         [sys.executable, "-m", "hdsweep.cli", "run", str(path), "--inline"],
         cwd=tmp_path, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     while not list(tmp_path.glob("results/trials/*/*/log.txt")):
+        assert process.poll() is None
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert "run the same command again to continue" in err
+    yield process
+    process.kill()
+    process.wait()
+    assert process.stderr is not None
+    process.stderr.close()
+
+
+def test_an_interrupt_says_how_to_continue(running: subprocess.Popen[str]) -> None:
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=20)
+    assert running.returncode == 130
+    assert "interrupted: 0 of 6 trials are finished; run the same command again" in err
     assert "Traceback" not in err
+
+
+def test_a_second_driver_is_told_who_runs_the_sweep(
+    running: subprocess.Popen[str], invoke: Invoke, tmp_path: Path
+) -> None:
+    status, _, err = invoke("run", tmp_path / "noise.yaml", "--inline")
+    assert status == 2
+    assert f"sweep noise: is being run already by process {running.pid} on" in err
+    running.kill()
+    running.wait()
+    (tmp_path / "noise.yaml").write_text(SWEEP)
+    status, _, err = invoke("run", tmp_path / "noise.yaml", "--inline")
+    assert status == 0, err
