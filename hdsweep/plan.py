@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from hdsweep.errors import SpecError, did_you_mean
-from hdsweep.identity import canonical_json, digest_of, joined
+from hdsweep.identity import canonical_json, digest_of, encoded_knobs, joined
 from hdsweep.method import Method, load_method, method_module
 from hdsweep.provenance import source_digest
 from hdsweep.spec import Arm, Strict, SweepSpec, Where, first_error
@@ -217,7 +217,7 @@ def _configurations(spec: SweepSpec, arm: Arm) -> Iterator[Configuration]:
             raise _cell_error(spec, arm, values, error, method) from None
         dumped, identity = params.model_dump(mode="json"), params.identity()
         knobs = {name: dumped[name] for name in swept}
-        encoded = canonical_json(identity)
+        encoded = encoded_knobs(identity)
         if encoded in first:
             raise spec.source.error(
                 ("arms", arm.name),

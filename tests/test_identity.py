@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hdsweep.identity import canonical_json, digest, joined
+from hdsweep.identity import canonical_json, digest, encoded_knobs, joined
 
 json_values = st.recursive(
     st.none()
@@ -67,6 +67,7 @@ def _equal(one: object, other: object) -> bool:
 @given(st.dictionaries(st.text(), json_values, max_size=5))
 def test_members_encoded_apart_join_to_the_encoding_of_the_whole(value: dict[str, object]) -> None:
     assert joined({k: canonical_json(v) for k, v in value.items()}) == canonical_json(value)
+    assert encoded_knobs(value) == canonical_json(value)
 
 
 def test_the_encoding_is_pinned_because_changing_it_orphans_every_store() -> None:
