@@ -107,12 +107,7 @@ def run(
 
     Interrupt or kill it at any moment; the same command goes on where it was.
     """
-    if address and (gpus is not None or cpus is not None):
-        raise SpecError(
-            "--gpus and --cpus declare resources of this machine; drop them or --address"
-        )
-    if inline and (address or gpus is not None or cpus is not None):
-        raise SpecError("--inline runs in this process; drop --address, --gpus and --cpus")
+    _check_placement(inline, address, gpus, cpus)
     from hdsweep.progress import terminal
 
     with terminal(2) as console:
@@ -123,6 +118,9 @@ def run(
         opened.create()
         with opened.driving(spec.name):
             opened.put_sweep(planned, sweep.read_bytes())
+            for job in jobs:
+                if plan.state[job.trial.id] == "stale":
+                    opened.retire(job.trial.id)
             if jobs:
                 _launch(jobs, plan, spec, opened, console, inline, address, gpus, cpus)
             else:
@@ -136,14 +134,21 @@ def run(
             if others:
                 options = " ".join(f"--metric {metric}" for metric in others)
                 console.print(Text(f"more: hdsweep report {spec.name} {options}", style="dim"))
-        bad = views.unfinished(labels, records)
-        for line in bad[:20]:
-            console.print(Text(line, style="red"))
-        if len(bad) > 20:
-            rest = f"and {len(bad) - 20} more: hdsweep status {spec.name}"
-            console.print(Text(rest, style="red"))
-    if bad:
+        stale = 0 if "stale" in again else plan.counts()["stale"]
+        for line in views.advice(labels, records, stale):
+            console.print(line)
+    if any(i not in records or records[i].status != "ok" for i in labels):
         raise typer.Exit(1)
+
+
+def _check_placement(inline: bool, address: str | None, gpus: int | None, cpus: int | None) -> None:
+    declared = gpus is not None or cpus is not None
+    if address and declared:
+        raise SpecError(
+            "--gpus and --cpus declare resources of this machine; drop them or --address"
+        )
+    if inline and (address or declared):
+        raise SpecError("--inline runs in this process; drop --address, --gpus and --cpus")
 
 
 def _interrupt(_signum: int, _frame: object) -> None:

@@ -19,7 +19,7 @@ DIGEST_CHARS = 20  # 80 bits: a million trials collide with probability below 1e
 _ENCODER = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
 )
-_SCALARS = frozenset({str, int, float, bool, type(None)})
+_Scalar = str | int | float | None
 _EXACT_INTEGERS = 2**53  # beyond it a float no longer names one integer
 
 
@@ -59,14 +59,14 @@ def encoded_knobs(values: Mapping[str, object]) -> bytes:
     """``canonical_json`` of a flat mapping, fast where many share most of their values."""
     return joined(
         {
-            name: _scalar(type(value), value) if type(value) in _SCALARS else canonical_json(value)
+            name: _scalar(value) if isinstance(value, _Scalar) else canonical_json(value)
             for name, value in values.items()
         }
     )
 
 
-@lru_cache(maxsize=1 << 16)
-def _scalar(_kind: type, value: object) -> bytes:  # the type keeps True, 1 and 1.0 apart
+@lru_cache(maxsize=1 << 16, typed=True)  # typed: True, 1 and 1.0 are equal and not the same
+def _scalar(value: _Scalar) -> bytes:
     return canonical_json(value)
 
 

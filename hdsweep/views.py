@@ -28,6 +28,8 @@ class Format(StrEnum):
     json = "json"
 
 
+_SHOWN = 20  # lines; status lists the rest
+
 FormatOption = Annotated[Format, typer.Option("--format", help="terminal, or json for scripts.")]
 
 
@@ -135,15 +137,29 @@ def not_ok(labels: Mapping[str, str], records: Mapping[str, TrialRecord]) -> lis
     ]
 
 
-def unfinished(labels: Mapping[str, str], records: Mapping[str, TrialRecord]) -> list[str]:
-    """One line per trial that is not ``ok``, with what to do about it."""
-    lines = [
+def advice(labels: Mapping[str, str], records: Mapping[str, TrialRecord], stale: int) -> list[Text]:
+    """What is to be said after a run: trials that are not ``ok``, and what to do about them."""
+    bad = [
         f"{entry['status']}  {entry['label']}: {entry['message'].splitlines()[0]} "
         f"(hdsweep show {entry['id'][:8]})"
         for entry in not_ok(labels, records)
     ]
+    again = "--rerun failed or --rerun diverged runs those again" if bad else ""
     missing = [name for trial_id, name in labels.items() if trial_id not in records]
-    return lines + [f"not finished  {name}: run the same command again" for name in missing]
+    bad += [f"not finished  {name}: run the same command again" for name in missing]
+    lines = [Text(line, style="red") for line in bad[:_SHOWN]]
+    if len(bad) > _SHOWN:
+        lines.append(Text(f"and {len(bad) - _SHOWN} more: hdsweep status", style="red"))
+    if again:
+        lines.append(Text(again))
+    if stale:
+        lines.append(
+            Text(
+                f"{stale} trials were run by an earlier source of their method; --rerun stale runs "
+                "them again and keeps the old results beside the new"
+            )
+        )
+    return lines
 
 
 def labels(planned: PlannedSweep) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -37,6 +38,11 @@ def hdsweep(tmp_path: Path) -> Run:
         )
 
     return run
+
+
+def interruptible() -> None:
+    """For a child process: a runner started in the background ignores SIGINT, and so would it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 SWEEP = """\

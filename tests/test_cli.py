@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -16,7 +18,7 @@ import pytest
 import yaml
 
 from hdsweep import cli
-from tests.conftest import SWEEP, Run, read, records
+from tests.conftest import SWEEP, Run, interruptible, read, records
 
 Write = Callable[..., Path]
 Invoke = Callable[..., tuple[int, str, str]]
@@ -232,6 +234,69 @@ def test_other_mistakes_are_one_message_too(
     assert "Traceback" not in err
 
 
+def test_a_plan_says_per_arm_what_is_new_and_what_is_done(
+    invoke: Invoke, sweep_file: Write
+) -> None:
+    path = sweep_file(SWEEP.replace("weak: {strength: 0.5}", "weak: {strength: 2}"))
+    status, out, err = invoke("plan", path)
+    assert status == 0, err
+    assert "Does strength separate the classes?" in out
+    assert "strength: 1, 2" in out
+    assert "4 trials: 4 new" in out
+    assert "2 more are shared between arms and run once" in out
+    invoke("run", path, "--inline")
+    _, out, _ = invoke("plan", path)
+    assert "4 trials: 4 cached" in out
+
+
+def test_a_terminal_shows_one_live_block_and_then_the_table(
+    sweep_file: Write, tmp_path: Path
+) -> None:
+    sweep_file(SWEEP.replace("strength: 0.5", "sleep_s: 0.6"))
+    shown = tmp_path / "screen"
+    with shown.open("wb") as screen:
+
+        def keep(descriptor: int) -> bytes:
+            screen.write(found := os.read(descriptor, 4096))
+            return found
+
+        command = [sys.executable, "-m", "hdsweep.cli", "run", str(tmp_path / "noise.yaml")]
+        store = ["--inline", "--store", str(tmp_path / "results")]
+        pty.spawn([*command, *store], keep)
+    text = shown.read_text(errors="replace")
+    assert "1 running" in text
+    assert "running weak seed=1" in text
+    assert "ETA" in text
+    assert "best auroc" in text
+    assert "6/6 done" in text
+    assert "±" in text.rpartition("6/6 done")[2]
+
+
+def test_a_stale_trial_is_run_again_when_asked_and_its_old_record_kept(
+    invoke: Invoke, sweep_file: Write, tmp_path: Path
+) -> None:
+    path = sweep_file()
+    invoke("run", path, "--inline")
+    before = records(tmp_path / "results")
+    trial, content = next(iter(before.items()))
+    record = tmp_path / "results/trials" / trial[:2] / trial / "record.json"
+    source = json.loads(content)["provenance"]["source"]
+    old = content.replace(source.encode(), b"0123456789abcdef")
+    record.write_bytes(old)
+    _, out, _ = invoke("plan", path, "--format", "json")
+    assert json.loads(out)["counts"]["stale"] == 1
+    status, _, err = invoke("run", path, "--inline")
+    assert status == 0
+    assert "1 trials were run by an earlier source" in err
+    assert record.read_bytes() == old
+    status, out, err = invoke("run", path, "--inline", "--rerun", "stale", "--format", "json")
+    assert (status, json.loads(out)["ran"]) == (0, 1), err
+    assert (record.parent / "earlier/0/record.json").read_bytes() == old
+    assert json.loads(record.read_bytes())["provenance"]["source"] == source
+    _, out, _ = invoke("plan", path, "--format", "json")
+    assert json.loads(out)["counts"]["cached"] == 6
+
+
 def test_check_looks_at_every_file_and_needs_no_data(invoke: Invoke, sweep_file: Write) -> None:
     sweep_file()
     sweep_file(SWEEP.replace("seeds:", "sedes:"), "wrong.yaml")
@@ -337,7 +402,7 @@ def running(sweep_file: Write, tmp_path: Path) -> Iterator[subprocess.Popen[str]
     path = sweep_file(SWEEP.replace("strength: 0.5", "sleep_s: 60"))
     process = subprocess.Popen(
         [sys.executable, "-m", "hdsweep.cli", "run", str(path), "--inline"],
-        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible,
     )  # fmt: skip
     while not list(tmp_path.glob("results/trials/*/*/log.txt")):
         assert process.poll() is None

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable
 from datetime import datetime
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SWEEP, Run, read, records
+from tests.conftest import SWEEP, Run, interruptible, read, records
 
 pytestmark = pytest.mark.ray
 Write = Callable[..., Path]
@@ -86,10 +85,10 @@ def test_a_trial_whose_worker_dies_is_left_and_the_rest_finishes(
 def test_the_dashboard_answers_with_the_token_while_a_sweep_runs(
     sweep_file: Write, tmp_path: Path
 ) -> None:
-    sweep_file(SWEEP.replace("strength: 0.5", "sleep_s: 20"))
+    sweep_file(SWEEP.replace("strength: 0.5", "sleep_s: 60"))
     process = subprocess.Popen(
         [sys.executable, "-m", "hdsweep.cli", "run", "noise.yaml"],
-        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible,
     )  # fmt: skip
     assert process.stderr is not None
     url = ""
@@ -103,11 +102,9 @@ def test_the_dashboard_answers_with_the_token_while_a_sweep_runs(
     request.add_header("Authorization", f"Bearer {token}")
     assert b'"result": true' in urllib.request.urlopen(request, timeout=20).read()
     process.send_signal(signal.SIGINT)
-    began = time.monotonic()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "run the same command again to continue" in err
-    assert time.monotonic() - began < 50
 
 
 def test_records_hold_no_environment(hdsweep: Run, sweep_file: Write, tmp_path: Path) -> None:
