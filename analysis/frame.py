@@ -87,8 +87,9 @@ def load(store: Store, sweep: PlannedSweep, metrics: Sequence[str] = ()) -> pd.D
             scalars.update(record.scalars)
         _fill(columns, row, record, store, sweep.groups)
     if (statuses == STATUS.index("ok")).any():  # before that, nobody knows what a method measures
+        declared = {*scalars, *sweep.metrics}  # what the sweep asks for was checked with its method
         for column in columns:
-            parse_metric(column.metric.key, scalars)
+            parse_metric(column.metric.key, declared)
     planned = [
         (cell, seed, trial_id)
         for cell, planned_cell in enumerate(sweep.cells)

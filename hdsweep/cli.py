@@ -7,14 +7,15 @@ Ray or torch would have been loaded.
 from __future__ import annotations
 
 import gc
+import io
 import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -23,7 +24,7 @@ from rich.text import Text
 from hdsweep import data as datafiles
 from hdsweep import views
 from hdsweep.cli_data import data_app
-from hdsweep.errors import DataError, HdsweepError, SpecError
+from hdsweep.errors import DataError, HdsweepError, SpecError, did_you_mean, first_line
 from hdsweep.execute import Job, thread_environment
 from hdsweep.method import load_dataset, load_method
 from hdsweep.metrics import Metric, parse_metric
@@ -37,7 +38,7 @@ from hdsweep.plan import (
 )
 from hdsweep.spec import SweepSpec, load_sweep
 from hdsweep.store import PlannedSweep, Store
-from hdsweep.trial import STATUSES
+from hdsweep.trial import STATUSES, Trial
 from hdsweep.views import Format, FormatOption
 
 app = typer.Typer(
@@ -71,6 +72,7 @@ SweepFile = Annotated[Path, typer.Argument(help="A sweep file, as in sweeps/quic
 SweepName = Annotated[str | None, typer.Argument(help="Name of a sweep; the latest by default.")]
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder of the results.")]
 RESULTS = Path("results")
+_GOOD = ("cached", "stale")  # states whose record is ok
 
 
 def main() -> None:
@@ -79,14 +81,22 @@ def main() -> None:
         if key == "OMP_WAIT_POLICY" or key.startswith("CUBLAS"):
             os.environ.setdefault(key, value)  # read by libraries that are not loaded yet
     gc.set_threshold(200_000, 50, 100)  # a plan of 100,000 trials is many small objects, all kept
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without ± still gets its table
     try:
         app()
     except HdsweepError as error:
-        Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "red"), str(error)))
-        sys.exit(2)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read us, `head` say, has enough
-        sys.exit(0)
+        _complain(str(error))
+    except OSError as error:
+        # What no module foresaw about a file; its name is in the error, our code is not of use.
+        _complain(f"{error.filename or 'a file'}: {error.strerror or error}")
+
+
+def _complain(message: str) -> None:
+    line = Text.assemble(("error: ", "red"), message)
+    Console(stderr=True, soft_wrap=True, highlight=False).print(line)
+    sys.exit(2)
 
 
 # --- run ------------------------------------------------------------------------------------------
@@ -114,20 +124,26 @@ def run(
         spec, plan, planned, opened = _planned(sweep, store, console.print)
         again: list[State] = [state.value for state in rerun or ()]
         labels = {t.id: cell.label(t) for cell, t in plan.trials()}
-        jobs = [_job(spec, t, labels[t.id], gpus) for _, t in plan.pending(again)]
+        jobs = [
+            _job(spec, t, labels[t.id], gpus, address, rerun=plan.state[t.id] == "stale")
+            for _, t in plan.pending(again)
+        ]
         opened.create()
         with opened.driving(spec.name):
             opened.put_sweep(planned, sweep.read_bytes())
-            for job in jobs:
-                if plan.state[job.trial.id] == "stale":
-                    opened.retire(job.trial.id)
+            running = {job.trial.id for job in jobs}
+            before = opened.records(running)
             if jobs:
                 _launch(jobs, plan, spec, opened, console, inline, address, gpus, cpus)
             else:
                 console.print(f"{spec.name}: all {len(labels)} trials are finished, nothing to run")
-        records = opened.records(labels)
+        # Of a sweep that had nothing left to run, the plan knows all but what went wrong.
+        whole = jobs or format is Format.json
+        asked = {i: name for i, name in labels.items() if whole or plan.state[i] not in _GOOD}
+        records = opened.records(asked)
         if format is Format.json:
-            views.print_json(views.counts(planned, records, opened) | {"ran": len(jobs)})
+            ran = sum(record != before.get(i) for i, record in records.items() if i in running)
+            views.print_json(views.counts(planned, records, opened) | {"ran": ran})
         else:
             first, *others = _metrics(spec)
             _print_report(opened, planned, [str(first)], 1, TableFormat.terminal)
@@ -135,9 +151,9 @@ def run(
                 options = " ".join(f"--metric {metric}" for metric in others)
                 console.print(Text(f"more: hdsweep report {spec.name} {options}", style="dim"))
         stale = 0 if "stale" in again else plan.counts()["stale"]
-        for line in views.advice(labels, records, stale):
+        for line in views.advice(asked, records, stale):
             console.print(line)
-    if any(i not in records or records[i].status != "ok" for i in labels):
+    if any(i not in records or records[i].status != "ok" for i in asked):
         raise typer.Exit(1)
 
 
@@ -204,33 +220,55 @@ def _launch(
         raise typer.Exit(130) from None
 
 
-def _job(spec: SweepSpec, trial: Any, label: str, gpus: int | None) -> Job:
+def _job(
+    spec: SweepSpec, trial: Trial, label: str, gpus: int | None, address: str | None, *, rerun: bool
+) -> Job:
     share = spec.resources.gpus
+    if share is None and address is not None:
+        raise spec.source.error(
+            ("resources",), "on a cluster, say how many a trial takes: resources: {gpus: 1}"
+        )
     if share is None:
         share = 1.0 if gpus or (gpus is None and _machine_has_gpu()) else 0.0
-    return Job(trial, label, share, spec.resources.cpus)
+    return Job(trial, label, share, spec.resources.cpus, rerun)
 
 
 def _machine_has_gpu() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
-def _planned(sweep: Path, store: Path, say: Any) -> tuple[SweepSpec, Plan, PlannedSweep, Store]:
+def _planned(
+    sweep: Path, store: Path, say: Callable[[Text], None]
+) -> tuple[SweepSpec, Plan, PlannedSweep, Store]:
     """Everything that must be right before anything is written."""
     spec = load_sweep(sweep)
     checked = configurations(spec)
     _metrics(spec)
     opened = Store(store)
+    opened.check()
     dataset = load_dataset(spec.data_name)
     params = absolute_root(validate_data(spec, dataset.params))
     try:
-        datafiles.make_if_absent(dataset, params, say)
+        datafiles.make_if_absent(dataset, params, lambda text: say(Text(text)))
         content = datafiles.fingerprint(dataset, params)
         groups = dataset.load(params).groups
     except DataError as error:
         raise DataError(f"{spec.source.path}: data: {error}") from None
+    _check_groups(spec, groups)
     plan = make_plan(spec, checked, params, content, opened)
     return spec, plan, plan.sweep(spec, groups), opened
+
+
+def _check_groups(spec: SweepSpec, groups: Sequence[str]) -> None:
+    if "mean" in groups:
+        raise DataError(
+            f"{spec.source.path}: data: a group is named 'mean', as is the mean; rename it"
+        )
+    for n, metric in enumerate(_metrics(spec)):
+        if metric.group is not None and metric.group not in groups:
+            hint = did_you_mean(metric.group, groups)
+            where = ("report", "metrics", n)
+            raise spec.source.error(where, f"the data have no group '{metric.group}'{hint}")
 
 
 def _metrics(spec: SweepSpec) -> list[Metric]:
@@ -335,7 +373,7 @@ def status(
     words = [f"{counts[s]} {s.replace('_', ' ')}" for s in (*STATUSES, "not_finished") if counts[s]]
     console.print(Text(f"{planned.name}: {len(labels)} trials: {', '.join(words)}"))
     for entry in bad:
-        first = entry["message"].splitlines()[0]
+        first = first_line(entry["message"])
         console.print(Text(f"  {entry['status']}  {entry['id'][:8]}  {entry['label']}: {first}"))
 
 
@@ -387,8 +425,7 @@ def _print_report(
     out = Console()
     width = out.width if out.is_terminal and format is TableFormat.terminal else None
     color = out.is_terminal and out.color_system is not None
-    sys.stdout.write(render.render(made, format.value, width=width, color=color))
-    sys.stdout.flush()
+    views.write(render.render(made, format.value, width=width, color=color))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,10 @@ class DataError(HdsweepError):
     """The data set is missing, damaged or not in its published layout."""
 
 
+class DataChanged(DataError):
+    """The data set is not what it was when the sweep was planned."""
+
+
 class StoreError(HdsweepError):
     """The store cannot be read or written as it is."""
 
@@ -50,6 +54,12 @@ class Diverged(Exception):
 
     def __str__(self) -> str:
         return f"{self.what} is not finite at step {self.step}"
+
+
+def first_line(message: str) -> str:
+    """What of a message fits a line: its first line that says anything."""
+    lines = (line.strip() for line in message.splitlines())
+    return next((line for line in lines if line), "no reason was given")
 
 
 def did_you_mean(found: str, known: Iterable[str]) -> str:

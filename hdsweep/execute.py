@@ -9,6 +9,7 @@ finished, and its checkpoint.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -26,13 +27,24 @@ from typing import Any, Protocol
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from hdsweep import metrics, provenance
-from hdsweep.errors import Diverged, HdsweepError, StoreError
-from hdsweep.method import Method, Outcome, load_dataset, load_method, method_module
+from hdsweep import data, metrics, provenance
+from hdsweep.errors import DataChanged, DataError, Diverged, HdsweepError, StoreError
+from hdsweep.method import (
+    Data,
+    Dataset,
+    Method,
+    Outcome,
+    Predictions,
+    dataset_module,
+    load_dataset,
+    load_method,
+    method_module,
+)
 from hdsweep.stages import stage_folder
 from hdsweep.store import Store
 from hdsweep.trial import Status, Trial, TrialRecord
 
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # not the method's doing
 CHECKPOINT_INTERVAL_S = 60.0  # what a kill may cost; writing one takes well under a second
 
 
@@ -45,12 +57,14 @@ class Job:
         label: A readable name.
         gpus: Share of a GPU, or a whole number of them.
         threads: CPU threads.
+        rerun: Whether to run it although it has finished; its earlier result is kept aside.
     """
 
     trial: Trial
     label: str
     gpus: float
     threads: int
+    rerun: bool = False
 
 
 class Listener(Protocol):
@@ -103,17 +117,29 @@ def run_trial(
 
     Raises:
         StoreError: The store cannot be written; nothing is recorded.
+        DataChanged: The data are not those that name the trial; nothing is recorded.
     """
-    trial = job.trial
-    standing = store.record(trial.id)
-    if standing is not None and standing.status == "ok":
-        return standing
-    folder = store.trial_dir(trial.id)
+    with store.running(job.trial.id):  # another sweep may be running the same trial
+        standing = store.record(job.trial.id)
+        if standing is not None and standing.status == "ok" and not job.rerun:
+            return standing
+        return _run(job, store, origin, capture, checkpoint_interval_s)
+
+
+def _run(
+    job: Job,
+    store: Store,
+    origin: Mapping[str, Any],
+    capture: bool,
+    checkpoint_interval_s: float,
+) -> TrialRecord:
+    trial, folder = job.trial, store.trial_dir(job.trial.id)
+    if job.rerun:
+        store.set_aside(trial.id)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix="hdsweep-"))
     except OSError as error:
-        raise StoreError(f"{folder}: cannot be written: {error.strerror}") from None
+        raise StoreError(f"no scratch folder can be made: {error.strerror}") from None
     started, began = datetime.now(UTC), time.monotonic()
     method = load_method(trial.method)
     device = _device(method, job)
@@ -124,78 +150,116 @@ def run_trial(
         context = _Context(job, store, device, scratch, log, checkpoint_interval_s)
         stack.callback(context.close)
         log.info("%s on %s, %d threads", job.label, device, job.threads)
-        status, outcome, error_note = _attempt(method, trial, context)
+        status, found = _attempt(method, trial, context)
         record = TrialRecord(
             id=trial.id,
             status=status,
             trial=trial.to_json(),
-            error=error_note,
             provenance={**origin, **provenance.of_machine(device, job.threads)},
-            started=started.isoformat(timespec="seconds"),
+            started=started.isoformat(timespec="microseconds"),
             wall_s=round(time.monotonic() - began, 3),
-            **(_measured(outcome) if outcome else {}),
+            **found,
         )
-        if outcome:
-            _keep(outcome, trial.id, store)
         log.info("%s after %.1f s", status, record.wall_s)
-    record = store.put(record)
+    record = store.put(record, replace=job.rerun)
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return record
 
 
-def _attempt(
-    method: Method, trial: Trial, context: _Context
-) -> tuple[Status, Outcome | None, dict[str, str] | None]:
-    """Run the method; what it raises becomes the note of a failed trial."""
+def _attempt(method: Method, trial: Trial, context: _Context) -> tuple[Status, dict[str, Any]]:
+    """Run the method and keep its outcome; what it raises becomes the note of a failed trial.
+
+    Returns:
+        The status and the fields of the record that follow from it.
+    """
     try:
         _seed(trial.seed, method, context.threads)
         dataset = load_dataset(trial.data_name)
-        data = dataset.load(dataset.params.model_validate(dict(trial.data_params)))
+        data_params = dataset.params.model_validate(dict(trial.data_params))
+        _same_data(dataset, data_params, trial)
+        loaded = dataset.load(data_params)
         params = method.params.model_validate(dict(trial.params))
-        outcome = method.run(params, data, context)
-        _check(outcome, method)
-        return "ok", outcome, None
+        outcome = method.run(params, loaded, context)
+        _check(outcome, method, loaded)
+        _same_data(dataset, data_params, trial)
+        _keep(outcome, trial.id, context.store)
+        return "ok", _measured(outcome)
     except Diverged as error:
         context.log.warning("diverged: %s", error)
-        return "diverged", None, _note("diverged", error, trace=False)
-    except StoreError:
+        return "diverged", _note("diverged", error, trace=False)
+    except (StoreError, DataChanged):
         raise
     except HdsweepError as error:
         context.log.error("failed: %s", error)
-        return "failed", None, _note("request", error, trace=False)
-    except Exception as error:
+        return "failed", _note("request", error, trace=False)
+    except (Exception, SystemExit, GeneratorExit) as error:
+        if isinstance(error, OSError) and error.errno in _STORAGE:
+            where = error.filename or context.store.root
+            raise StoreError(
+                f"{where}: {error.strerror}; free space and run the same command again, finished "
+                "trials are kept"
+            ) from None
         context.log.exception("failed: %s", error)
         kind = "memory" if _is_out_of_memory(error) else "method"
-        return "failed", None, _note(kind, error, trace=True)
+        return "failed", _note(kind, error, trace=True)
 
 
-def _note(kind: str, error: BaseException, *, trace: bool) -> dict[str, str]:
+def _same_data(dataset: Dataset, params: Any, trial: Trial) -> None:
+    """Raise DataChanged when the files are no longer those that name the trial."""
+    try:
+        found = data.fingerprint(dataset, params)
+    except DataError as error:
+        raise DataChanged(f"data: {error}") from None
+    if found != trial.fingerprint:
+        raise DataChanged(
+            f"{params.root}: the data have changed since the sweep was planned; nothing was "
+            "recorded for the trials that were running, run the same command again"
+        )
+
+
+def _note(kind: str, error: BaseException, *, trace: bool) -> dict[str, Any]:
     message = (
         str(error)
         if isinstance(error, HdsweepError | Diverged)
         else (f"{type(error).__name__}: {error}")
     )
-    return {
-        "kind": kind,
-        "message": message,
-        "traceback": "".join(traceback.format_exception(error)) if trace else "",
-    }
+    trace_text = "".join(traceback.format_exception(error)) if trace else ""
+    note = {"kind": kind, "message": message, "traceback": trace_text}
+    return {"error": note}
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
-def _check(outcome: object, method: Method) -> None:
+def _check(outcome: object, method: Method, data: Data) -> None:
+    """Refuse an outcome that metrics could not be trusted on."""
     if not isinstance(outcome, Outcome):
         raise TypeError(f"run returned a {type(outcome).__name__}, not an Outcome")
+    found = outcome.predictions
+    if not isinstance(found, Predictions):
+        raise TypeError(f"predictions are a {type(found).__name__}, not Predictions")
+    if found.score.ndim != 1 or not np.issubdtype(found.score.dtype, np.floating):
+        raise ValueError(
+            f"scores have shape {found.score.shape} and type {found.score.dtype}; give one float "
+            "per test item"
+        )
+    given = dict(zip(found.item, zip(found.group, found.is_anomaly, strict=True), strict=True))
+    wanted = {item.name: (item.group, item.is_anomaly) for item in data.test}
+    if given != wanted:
+        wrong = [name for name in wanted if given.get(name) != wanted[name]]
+        wrong += [name for name in given if name not in wanted]
+        raise ValueError(
+            f"predictions are not one row per test item with the data's own group and label: "
+            f"{len(wrong)} of {len(wanted)} differ, '{wrong[0]}' first; use Predictions.of"
+        )
     for name, value in outcome.scalars.items():
         if name not in method.scalars:
             raise ValueError(f"scalar '{name}' is not declared in METHOD.scalars")
         if not np.isfinite(value):
             raise ValueError(f"scalar '{name}' is {value}; leave out what was not measured")
     for name in outcome.artifacts:
-        if Path(name).name != name or name.startswith("."):
+        if not name or Path(name).name != name or name.startswith("."):
             raise ValueError(f"artifact '{name}' is not a plain file name")
 
 
@@ -218,7 +282,7 @@ def _keep(outcome: Outcome, trial_id: str, store: Store) -> None:
     shutil.rmtree(home, ignore_errors=True)
     for name, path in outcome.artifacts.items():
         home.mkdir(exist_ok=True)
-        if path.is_dir():
+        if Path(path).is_dir():
             shutil.copytree(path, home / name)
         else:
             shutil.copyfile(path, home / name)
@@ -289,8 +353,11 @@ class _Context:
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
         if self._curve is None:
             self._open_curve(last_step=0)
-        point = {"step": step, "time_s": round(time.monotonic() - self._began_s, 3)}
-        self._curve.write(json.dumps(point | {k: float(v) for k, v in metrics.items()}) + "\n")
+        point: dict[str, Any] = {"step": step, "time_s": round(time.monotonic() - self._began_s, 3)}
+        for name, value in metrics.items():  # JSON has no NaN; the words are what float() reads
+            number = float(value)
+            point[name] = number if np.isfinite(number) else str(number)
+        self._curve.write(json.dumps(point) + "\n")
 
     def stage(
         self,
@@ -315,11 +382,11 @@ class _Context:
         home = self._folder / "checkpoint"
         home.mkdir(exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=home))
+        whole = home / f"{step:09d}"
         try:
             save(partial)
-            os.rename(partial, home / f"{step:09d}")
-        except FileExistsError:
-            pass
+            if not whole.exists():
+                os.rename(partial, whole)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         for old in _checkpoints(home)[:-1]:
@@ -359,5 +426,5 @@ def _checkpoints(home: Path) -> list[Path]:
 
 def origin_of(job: Job) -> dict[str, Any]:
     """Provenance that the driver looks up for a trial."""
-    source = provenance.source_digest(method_module(job.trial.method))
-    return {**provenance.of_process(), "source": source}
+    modules = (method_module(job.trial.method), dataset_module(job.trial.data_name))
+    return {**provenance.of_process(), "source": provenance.source_digest(*modules)}

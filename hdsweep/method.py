@@ -279,10 +279,14 @@ def load_method(name: str) -> Method:
     return method
 
 
+def dataset_module(name: str) -> str:
+    """Module that a data set's name stands for."""
+    return name if "." in name else f"trainables.data.{name}"
+
+
 def load_dataset(name: str) -> Dataset:
     """The DATASET of a module. Raises SpecError for an unknown name."""
-    module = name if "." in name else f"trainables.data.{name}"
-    dataset = _load(module, "DATASET", "data set", name)
+    dataset = _load(dataset_module(name), "DATASET", "data set", name)
     if not isinstance(dataset, Dataset):
         raise SpecError(f"data set '{name}': DATASET is not a hdsweep.method.Dataset")
     return dataset

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from hdsweep.errors import SpecError, did_you_mean
 from hdsweep.identity import canonical_json, digest_of, encoded_knobs, joined
-from hdsweep.method import Method, load_method, method_module
+from hdsweep.method import Method, dataset_module, load_method, method_module
 from hdsweep.provenance import source_digest
 from hdsweep.spec import Arm, Strict, SweepSpec, Where, first_error
 from hdsweep.store import PlannedCell, PlannedSweep, Store
@@ -170,7 +170,8 @@ def make_plan(
             for seed, encoded_seed in seeds
         )
         cells.append(Cell(one.arm, one.knobs, trials))
-    sources = {arm.method: source_digest(method_module(arm.method)) for arm in spec.arms}
+    read_by = dataset_module(spec.data_name)
+    sources = {arm.method: source_digest(method_module(arm.method), read_by) for arm in spec.arms}
     methods = {trial.id: trial.method for cell in cells for trial in cell.trials}
     records = store.records(_finished_among(store, methods))
     state = {i: _state(records.get(i), sources[method]) for i, method in methods.items()}
@@ -264,5 +265,8 @@ def absolute_root(params: Strict) -> Strict:
     """The same data parameters with an absolute ``root``, for workers in another folder."""
     root = getattr(params, "root", None)
     if isinstance(root, Path):
-        return params.model_copy(update={"root": root.expanduser().absolute()})
+        try:
+            return params.model_copy(update={"root": root.expanduser().absolute()})
+        except RuntimeError:
+            raise SpecError(f"data: root: {root}: there is no such user; write the path") from None
     return params

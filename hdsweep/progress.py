@@ -19,6 +19,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from hdsweep.errors import first_line
 from hdsweep.execute import Job
 from hdsweep.metrics import Metric
 from hdsweep.trial import TrialRecord
@@ -115,7 +116,7 @@ class Progress:
         if value is not None:
             line.append(f"  {self._metric} {value:.4f}")
         if record.error:
-            line.append(f": {record.error['message'].splitlines()[0]}")
+            line.append(f": {first_line(record.error['message'])}")
         line.append(f"  ({_duration(record.wall_s)}, {record.id[:8]})", "dim")
         return line
 

@@ -56,19 +56,20 @@ def of_machine(device: str, threads: int) -> dict[str, Any]:
     return found
 
 
-def source_digest(module: str) -> str:
-    """Digest of a trainable's source and of the ``trainables`` modules it imports.
+@lru_cache(maxsize=64)  # a process has imported what it has, whatever is edited meanwhile
+def source_digest(*modules: str) -> str:
+    """Digest of the source of trainables and of the ``trainables`` modules they import.
 
     Read as text, without importing: ``plan`` asks it for every method of a sweep.
 
     Args:
-        module: Dotted name, as in ``trainables.dinomaly``.
+        modules: Dotted names, as in ``trainables.dinomaly``.
 
     Returns:
         16 hex digits; the same on every machine for the same source.
     """
     files: dict[str, bytes] = {}
-    waiting, seen = [module], set()
+    waiting, seen = list(modules), set()
     while waiting:
         name = waiting.pop()
         if name in seen:

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from hdsweep.errors import HdsweepError
 from hdsweep.identity import digest
 
 
@@ -78,11 +77,6 @@ def stage_folder(
             (partial / "stage.json").write_text(json.dumps(note, indent=1) + "\n")
             partial.chmod(0o755)
             os.rename(partial, target)
-        except OSError as error:
-            raise HdsweepError(
-                f"{target}: the shared stage '{name}' could not be written: {error}; "
-                "free space or mend permissions and run the same command again"
-            ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return target

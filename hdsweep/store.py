@@ -17,10 +17,12 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
+from dataclasses import replace as replaced
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -88,7 +90,7 @@ class PlannedSweep:
                 PlannedCell(c["arm"], c["knobs"], {int(s): i for s, i in c["trials"].items()})
                 for c in value["cells"]
             )
-            return replace(
+            return replaced(
                 sweep,
                 cells=cells,
                 metrics=tuple(sweep.metrics),
@@ -108,41 +110,74 @@ class Store:
     def __init__(self, root: Path) -> None:
         if "://" in str(root) or re.match(r"^[a-z0-9]+:/", str(root)):
             raise StoreError(f"{root}: a store is a local folder in this version; name a path")
-        self.root = root.expanduser().absolute()
-        self._trials = str(self.root / "trials")
-        if self.root.exists() and not self.root.is_dir():
-            raise StoreError(f"{root}: is a file; a store is a folder, name another --store")
-        marker = self.root / "store.json"
         try:
-            found = json.loads(marker.read_bytes())["format"]
+            self.root = root.expanduser().absolute()
+            self._trials = str(self.root / "trials")
+            self._marker = self.root / "store.json"
+            if self.root.exists() and not self.root.is_dir():
+                raise StoreError(f"{root}: is a file; a store is a folder, name another --store")
+            content = self._marker.read_bytes()
         except FileNotFoundError:
             return
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~nobody
+            reason = getattr(error, "strerror", None) or error
+            raise StoreError(f"{root}: cannot be read as a store: {reason}") from None
+        try:
+            found = json.loads(content)["format"]
+        except (ValueError, KeyError, TypeError) as error:
             raise StoreError(
-                f'{marker}: cannot be read ({error}); restore it as {{"format": {FORMAT}}}'
+                f'{self._marker}: is damaged ({error}); restore it as {{"format": {FORMAT}}}'
             ) from None
         if not isinstance(found, int) or found > FORMAT:
-            raise newer_format(str(marker), found)
+            raise newer_format(str(self._marker), found)
 
     # --- writing ----------------------------------------------------------------------------------
 
-    def create(self) -> None:
-        """Make the folder a store, unless it is one. Raises StoreError where others' files lie."""
-        marker = self.root / "store.json"
-        if marker.exists():
-            return
+    def check(self) -> None:
+        """Raise StoreError where others' files lie: such a folder is not made a store."""
         try:
-            if self.root.exists() and any(self.root.iterdir()):
-                raise StoreError(
-                    f"{self.root}: is not empty and not a hdsweep store; name a new --store"
-                )
-            self.root.mkdir(parents=True, exist_ok=True)
-            write_whole(marker, json.dumps({"format": FORMAT}).encode() + b"\n")
+            foreign = not self._marker.exists() and self.root.exists() and any(self.root.iterdir())
+        except OSError as error:
+            raise StoreError(f"{self.root}: cannot be read: {error.strerror}") from None
+        if foreign:
+            raise StoreError(
+                f"{self.root}: is not empty and not a hdsweep store; name a new --store"
+            )
+
+    def create(self) -> None:
+        """Make the folder a store, unless it is one."""
+        self.check()
+        try:
+            if not self._marker.exists():
+                self.root.mkdir(parents=True, exist_ok=True)
+                write_whole(self._marker, json.dumps({"format": FORMAT}).encode() + b"\n")
         except OSError as error:
             raise _cannot_write(self.root, error) from None
 
-    def put(self, record: TrialRecord) -> TrialRecord:
-        """Keep a record, durably. A record that is ``ok`` is never replaced.
+    @contextlib.contextmanager
+    def running(self, trial_id: str) -> Iterator[None]:
+        """Be the one process that runs a trial; wait for another that does.
+
+        As with ``driving``, the operating system frees the lock of a process that dies.
+        """
+        folder = self.trial_dir(trial_id)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / ".lock")
+            lock.acquire()
+        except OSError as error:
+            raise _cannot_write(folder, error) from None
+        try:
+            yield
+        finally:
+            lock.release()  # the empty file stays: who unlinks it may unlink another's lock
+
+    def put(self, record: TrialRecord, *, replace: bool = False) -> TrialRecord:
+        """Keep a record, durably. A record that is ``ok`` is never replaced, unless that is asked.
+
+        Args:
+            record: To be kept.
+            replace: Whether it takes the place of any other; that one was ``set_aside``.
 
         Returns:
             The record that stands: the given one, or an ``ok`` one that was there before.
@@ -150,41 +185,32 @@ class Store:
         target = self.trial_dir(record.id) / "record.json"
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            whole = _temporary(target, record.to_bytes())
-            try:
-                # A hard link fails where a file already stands; a rename would replace it.
-                os.link(whole, target)
-            except FileExistsError:
-                standing = self.record(record.id)
-                if standing is not None and standing.status == "ok":
-                    return standing
-                os.replace(whole, target)
-            except OSError:  # a filesystem without hard links
-                os.replace(whole, target)
-            finally:
-                whole.unlink(missing_ok=True)
+            standing = None if replace else self.record(record.id)
+            if standing is not None and standing.status == "ok":
+                return standing
+            write_whole(target, record.to_bytes())
             _sync_folder(target.parent)
         except OSError as error:
             raise _cannot_write(target, error) from None
         return record
 
-    def retire(self, trial_id: str) -> None:
-        """Set a finished trial aside, so that it can be run again; nothing of it is lost.
-
-        Its record and what belongs to it move to ``earlier/<n>`` in its folder. This is for a user
-        who asks for it by name: the method's source has changed under an unchanged version.
-        """
+    def set_aside(self, trial_id: str) -> None:
+        """Copy what a finished trial left to ``earlier/<n>``, before it is run once more."""
         folder = self.trial_dir(trial_id)
+        home = folder / "earlier"
         try:
-            home = folder / "earlier"
             home.mkdir(exist_ok=True)
-            aside = home / str(sum(1 for _ in home.iterdir()))
-            aside.mkdir()
-            for name in ("record.json", "predictions.parquet", "curve.jsonl", "log.txt"):
-                with contextlib.suppress(FileNotFoundError):
-                    os.rename(folder / name, aside / name)
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(folder / "artifacts", aside / "artifacts")
+            partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=home))
+            try:
+                for name in ("record.json", "predictions.parquet", "curve.jsonl", "log.txt"):
+                    with contextlib.suppress(FileNotFoundError):
+                        shutil.copy2(folder / name, partial / name)
+                if (folder / "artifacts").is_dir():
+                    shutil.copytree(folder / "artifacts", partial / "artifacts")
+                partial.chmod(0o755)
+                os.rename(partial, home / str(sum(p.name.isdigit() for p in home.iterdir())))
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
         except OSError as error:
             raise _cannot_write(folder, error) from None
 
@@ -233,7 +259,7 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout:
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 by = json.loads(note.read_bytes())
                 raise StoreError(
                     f"sweep {name}: is being run already by process {by['pid']} on {by['host']} "
@@ -242,13 +268,15 @@ class Store:
             raise StoreError(f"sweep {name}: is being run already by another process") from None
         except OSError as error:
             raise _cannot_write(folder, error) from None
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
         try:
-            since = datetime.now(UTC).isoformat(timespec="seconds")
-            holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-            write_whole(note, json.dumps(holder).encode() + b"\n")
+            with contextlib.suppress(OSError):  # it only words the message of a second driver
+                write_whole(note, json.dumps(holder).encode() + b"\n")
             yield
         finally:
-            note.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                note.unlink(missing_ok=True)
             lock.release()
 
     # --- reading ----------------------------------------------------------------------------------
@@ -331,7 +359,10 @@ class Store:
         if name is not None and name not in known:
             raise StoreError(f"{self.root}: no sweep '{name}'{did_you_mean(name, known)}")
         path = self._sweep_dir(name or known[0]) / "plan.json"
-        return PlannedSweep.from_bytes(path.read_bytes(), str(path))
+        try:
+            return PlannedSweep.from_bytes(path.read_bytes(), str(path))
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
 
     def _folder_of(self, trial_id: str) -> str:
         if not _ID.match(trial_id):

@@ -91,7 +91,9 @@ class TrialRecord:
     def to_bytes(self) -> bytes:
         """The content of ``record.json``."""
         value = {"format": FORMAT} | {f.name: getattr(self, f.name) for f in fields(self)}
-        return (json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n").encode()
+        text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        # A file name that is not UTF-8 may stand in a method's message.
+        return text.encode(errors="backslashreplace")
 
     @classmethod
     def from_bytes(cls, content: bytes, where: str) -> TrialRecord:

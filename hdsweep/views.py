@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hdsweep.errors import HdsweepError, first_line
 from hdsweep.plan import STATES, Plan
 from hdsweep.spec import Arm, Grid, SweepSpec
 from hdsweep.store import PlannedSweep, Store
@@ -35,8 +37,23 @@ FormatOption = Annotated[Format, typer.Option("--format", help="terminal, or jso
 
 def print_json(value: object) -> None:
     """To standard output, for scripts."""
-    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-    sys.stdout.flush()
+    write(json.dumps(value, indent=1, ensure_ascii=not _unicode()) + "\n")
+
+
+def write(text: str) -> None:
+    """To standard output; whoever reads it, `head` say, may have had enough before the end."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise HdsweepError(f"standard output cannot be written: {error.strerror}") from None
+
+
+def _unicode() -> bool:
+    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
 
 
 def print_plan(console: Console, spec: SweepSpec, made: Plan) -> None:
@@ -140,7 +157,7 @@ def not_ok(labels: Mapping[str, str], records: Mapping[str, TrialRecord]) -> lis
 def advice(labels: Mapping[str, str], records: Mapping[str, TrialRecord], stale: int) -> list[Text]:
     """What is to be said after a run: trials that are not ``ok``, and what to do about them."""
     bad = [
-        f"{entry['status']}  {entry['label']}: {entry['message'].splitlines()[0]} "
+        f"{entry['status']}  {entry['label']}: {first_line(entry['message'])} "
         f"(hdsweep show {entry['id'][:8]})"
         for entry in not_ok(labels, records)
     ]

@@ -14,19 +14,20 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import signal
 import socket
 import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from hdsweep.errors import HdsweepError, StoreError
+from hdsweep.errors import DataChanged, HdsweepError, StoreError
 from hdsweep.execute import Job, Listener, origin_of, run_trial, thread_environment
 from hdsweep.store import Store
-from hdsweep.trial import Trial
+from hdsweep.trial import Trial, TrialRecord
 
 WORKER_LOSSES = 2  # times one trial may lose its worker in one run before it is left for the next
 
@@ -39,6 +40,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # it swallows Ctrl-C and lets fit() return
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
@@ -76,7 +78,7 @@ class _Worker(tune.Trainable):  # type: ignore[misc] # ray is not typed
         try:
             record = run_trial(job, Store(Path(config["store"])), config["origin"], capture=True)
             result: dict[str, Any] = {"status": record.status}
-        except StoreError as error:
+        except (StoreError, DataChanged) as error:
             result = {"status": "unwritten", "message": str(error)}
         if "torch" in sys.modules:  # hand GPU memory to whoever shares the device
             gc.collect()
@@ -172,22 +174,33 @@ def launch(
         HdsweepError: The cluster cannot be reached, or can never hold one of these trials.
         StoreError: Workers cannot write the store.
     """
+    before = store.records(job.trial.id for job in jobs)
+    interrupt = signal.getsignal(signal.SIGTERM)
     with _quiet(log):
         context = _connect(cluster, jobs)
+        signal.signal(signal.SIGTERM, interrupt)  # ray.init put its own there
         try:
             if context.dashboard_url:
                 say(_dashboard(context.dashboard_url))
             waiting = list(jobs)
             for _ in range(1 + WORKER_LOSSES):
                 _fit(waiting, store, listener)
-                done = store.records(job.trial.id for job in waiting)
-                waiting = [job for job in waiting if job.trial.id not in done]
+                now = store.records(job.trial.id for job in waiting)
+                waiting = [job for job in waiting if not _is_done(job, before, now)]
                 if not waiting:
                     break
         finally:
             ray.shutdown()
     for job in waiting:
         listener.lost(job, f"its worker died {1 + WORKER_LOSSES} times; see {log}")
+
+
+def _is_done(job: Job, before: Mapping[str, TrialRecord], now: Mapping[str, TrialRecord]) -> bool:
+    """Whether this run has made the trial's record; one to run again had a record before."""
+    record = now.get(job.trial.id)
+    if record is None:
+        return False
+    return record != before.get(job.trial.id) or (record.status == "ok" and not job.rerun)
 
 
 def _fit(jobs: Sequence[Job], store: Store, listener: Listener) -> None:
@@ -228,16 +241,11 @@ def _fit(jobs: Sequence[Job], store: Store, listener: Listener) -> None:
 
 
 def _job_json(job: Job) -> dict[str, Any]:
-    return {
-        "trial": job.trial.to_json(),
-        "label": job.label,
-        "gpus": job.gpus,
-        "threads": job.threads,
-    }
+    return {f.name: getattr(job, f.name) for f in fields(job)} | {"trial": job.trial.to_json()}
 
 
 def _job(value: Mapping[str, Any]) -> Job:
-    return Job(Trial.from_json(value["trial"]), value["label"], value["gpus"], value["threads"])
+    return Job(**{**value, "trial": Trial.from_json(value["trial"])})
 
 
 def _connect(cluster: Cluster, jobs: Sequence[Job]) -> Any:
