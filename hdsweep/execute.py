@@ -313,7 +313,8 @@ def _log(folder: Path, capture: bool) -> Iterator[logging.Logger]:
     """A logger that writes ``log.txt`` anew, and what is printed with it when asked to."""
     path = folder / "log.txt"
     path.unlink(missing_ok=True)  # a dying attempt may still hold the old file; let it
-    with path.open("a", encoding="utf-8", buffering=1) as file, contextlib.ExitStack() as stack:
+    opened = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+    with opened as file, contextlib.ExitStack() as stack:
         handler = logging.StreamHandler(file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log = logging.Logger(f"hdsweep.trial.{folder.name}", logging.INFO)

@@ -356,7 +356,9 @@ def test_a_metric_added_later_comes_from_stored_predictions(
     invoke("run", sweep_file(), "--inline")
     status, out, err = invoke("report", "--metric", "tpr@20", "--format", "json")
     assert status == 0, err
-    assert "null" not in json.dumps([c for c in json.loads(out) if c == "mean"])
+    cells = [cell for row in json.loads(out)["tables"][0]["rows"] for cell in row["cells"].values()]
+    assert len(cells) == 9
+    assert all(cell["n"] == 2 and 0 <= cell["mean"] <= 1 for cell in cells)
 
 
 def test_show_prints_what_a_script_can_read(hdsweep: Run, sweep_file: Write) -> None:
@@ -433,3 +435,60 @@ def test_a_second_driver_is_told_who_runs_the_sweep(
     (tmp_path / "noise.yaml").write_text(SWEEP)
     status, _, err = invoke("run", tmp_path / "noise.yaml", "--inline")
     assert status == 0, err
+
+
+def test_two_sweeps_at_once_run_a_trial_that_they_share_once(
+    sweep_file: Write, tmp_path: Path
+) -> None:
+    text = SWEEP.replace("strength: 0.5", "sleep_s: 1.5")
+    text = text.replace("strength: {grid: [1, 2]}", "level: 3")
+    files = [sweep_file(text), sweep_file(text.replace("name: noise", "name: other"), "other.yaml")]
+    command = [sys.executable, "-m", "hdsweep.cli", "run", "--inline", "--format", "json"]
+    both = [
+        subprocess.Popen(
+            [*command, str(path)],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for path in files
+    ]
+    outs = [process.communicate(timeout=60) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outs
+    assert all(json.loads(out)["ok"] == 4 for out, _ in outs)
+    started = [json.loads(content)["started"] for content in records(tmp_path / "results").values()]
+    assert len(set(started)) == 4
+    logs = [p.read_text() for p in tmp_path.glob("results/trials/*/*/log.txt")]
+    assert all(text.count("ok after") == 1 for text in logs)
+
+
+def test_a_reader_that_has_enough_and_a_plain_terminal_are_served(
+    sweep_file: Write, tmp_path: Path
+) -> None:
+    sweep_file()
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    hdsweep = f"{sys.executable} -m hdsweep.cli"
+    for line, status in (
+        (f"{hdsweep} run noise.yaml --inline | true; exit ${{PIPESTATUS[0]}}", 0),
+        (f"{hdsweep} report | head -1; exit ${{PIPESTATUS[0]}}", 0),
+        (f"{hdsweep} report", 0),
+        (f"{hdsweep} show {'0' * 20}", 2),
+        (f"{hdsweep} report > /dev/full", 2),
+    ):
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=tmp_path, env=environment,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == status, (line, done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr
+
+
+def test_a_group_that_the_data_lack_is_refused_before_anything_runs(
+    invoke: Invoke, sweep_file: Write, tmp_path: Path
+) -> None:
+    path = sweep_file(SWEEP.replace("[auroc, tpr@5]", "['auroc[domain=q]']"))
+    status, _, err = invoke("run", path, "--inline")
+    assert status == 2
+    assert "noise.yaml:10: report.metrics.0: the data have no group 'q'" in err
+    assert not (tmp_path / "results").exists()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from hdsweep.data import fingerprint, make_if_absent
+from hdsweep.errors import DataChanged, StoreError
 from hdsweep.execute import Job, origin_of, run_trial
 from hdsweep.identity import digest
 from hdsweep.method import load_dataset, load_method
@@ -96,6 +97,66 @@ def test_a_trial_that_fails_is_kept_with_its_reason(
     assert record.metrics == {}
     log = (run.store.trial_dir(record.id) / "log.txt").read_text()
     assert message.partition(": ")[2] in log
+
+
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [
+        ("own labels", "are not one row per test item with the data's own group and label"),
+        ("own groups", "40 of 40 differ"),
+        ("some items", "'x/009.txt' first"),
+        ("no items", "40 of 40 differ"),
+        ("two dimensions", "scores have shape (40, 2)"),
+        ("words", "ValueError"),
+        ("nothing", "run returned a NoneType, not an Outcome"),
+        ("no predictions", "predictions are a NoneType"),
+        ("lost artifact", "No such file or directory: '/nope'"),
+        ("artifact path", "is not a plain file name"),
+        ("unnamed artifact", "is not a plain file name"),
+        ("undeclared", "not declared in METHOD.scalars"),
+        ("exit", "SystemExit: 0"),
+        ("silent", ""),
+        ("surrogate", "RuntimeError"),
+        ("memory", "MemoryError"),
+        ("stage", "No such file or directory: '/nope/nope'"),
+    ],
+)
+def test_an_outcome_that_breaks_the_contract_is_a_failed_trial(
+    run: Any, way: str, words: str
+) -> None:
+    record = run(method="tests.methods.evil", way=way)
+    assert record.status == "failed"
+    assert words in record.error["message"]
+    assert record.metrics == {}
+    found = run.store.record(record.id)  # it can be read back
+    assert found.error["kind"] == ("memory" if way == "memory" else record.error["kind"])
+    assert not list((run.store.root / "stages").glob("*/[0-9a-f]*"))
+
+
+def test_a_full_disk_is_not_the_methods_fault_and_nothing_is_recorded(run: Any) -> None:
+    with pytest.raises(StoreError, match="/x: No space left on device"):
+        run(method="tests.methods.evil", way="disk")
+    assert list(run.store.finished()) == []
+
+
+@pytest.mark.parametrize("way", ["edit data", "lose data"])
+def test_data_that_change_while_a_trial_runs_are_noticed(run: Any, way: str) -> None:
+    with pytest.raises(DataChanged):
+        run(method="tests.methods.evil", way=way)
+    with pytest.raises(DataChanged):
+        run()
+    assert list(run.store.finished()) == []
+
+
+def test_a_curve_is_json_even_where_the_loss_is_nan(run: Any) -> None:
+    record = run(method="tests.methods.evil")
+    line = (run.store.trial_dir(record.id) / "curve.jsonl").read_text()
+    assert json.loads(line, parse_constant=pytest.fail)["loss"] == "nan"
+
+
+def test_a_checkpoint_of_a_step_that_has_one_changes_nothing(run: Any) -> None:
+    record = run(method="tests.methods.counter", interrupt_file="/dev/null", twice=True)
+    assert record.status == "ok"
 
 
 def test_scores_that_are_nan_leave_the_metric_missing_not_zero(run: Any) -> None:

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable
 from datetime import datetime
@@ -50,8 +51,8 @@ def test_logical_gpus_place_fractions(hdsweep: Run, sweep_file: Write, tmp_path:
     spans = []
     for folder in (tmp_path / "results").glob("trials/*/*"):
         first, *_, last = (folder / "log.txt").read_text().splitlines()
-        spans.append(tuple(datetime.fromisoformat(line[:19]) for line in (first, last)))
-    together = max(sum(a <= t <= b for a, b in spans) for t, _ in spans)
+        spans.append(tuple(datetime.fromisoformat(line[:23]) for line in (first, last)))
+    together = max(sum(a <= t < b for a, b in spans) for t, _ in spans)
     assert 2 <= together <= 4  # four fit; on a slow machine the later ones may start late
 
 
@@ -105,6 +106,48 @@ def test_the_dashboard_answers_with_the_token_while_a_sweep_runs(
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "run the same command again to continue" in err
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_ends_the_run_and_the_next_one_continues(
+    hdsweep: Run, sweep_file: Write, tmp_path: Path, signum: signal.Signals
+) -> None:
+    sweep_file(
+        SWEEP.replace("strength: 0.5", "sleep_s: 2").replace(
+            "[1, 2]\narms", "[1, 2, 3, 4, 5, 6]\narms"
+        )
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hdsweep.cli", "run", "noise.yaml"],
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible,
+    )  # fmt: skip
+    while not records(tmp_path / "results"):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "run the same command again to continue" in err
+    assert "Traceback" not in err
+    before = records(tmp_path / "results")
+    assert 0 < len(before) < 18
+    after = read(hdsweep("run", "noise.yaml", "--format", "json"))
+    assert (after["ok"], after["ran"]) == (18, 18 - len(before))
+    assert {i: c for i, c in records(tmp_path / "results").items() if i in before} == before
+
+
+def test_what_a_worker_cannot_keep_is_said_and_the_rest_goes_on(
+    hdsweep: Run, sweep_file: Write
+) -> None:
+    text = SWEEP.replace("tests.methods.noise", "tests.methods.evil")
+    text = text.replace("strength: 0.5", "way: exit").replace(
+        "strength: {grid: [1, 2]}", "way: {grid: [none, two dimensions]}"
+    )
+    sweep_file(text)
+    done = hdsweep("run", "noise.yaml", "--format", "json")
+    assert (read(done)["ok"], read(done)["failed"]) == (2, 4), done.stderr
+    assert "SystemExit: 0" in done.stderr
+    assert "scores have shape" in done.stderr
 
 
 def test_records_hold_no_environment(hdsweep: Run, sweep_file: Write, tmp_path: Path) -> None:

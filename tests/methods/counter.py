@@ -18,6 +18,7 @@ class Params(Strict):
     interrupt_file: str = ""
     stage: bool = False
     scalar: str = "count"
+    twice: bool = False
     outside_identity: ClassVar[frozenset[str]] = frozenset({"interrupt_file"})
 
 
@@ -45,7 +46,10 @@ def run(params: Params, data: Data, context: TrialContext) -> Outcome:
         context.report(step, {"total": total})
         if params.interrupt_file:
             now = {"total": total, "step": step}
-            context.checkpoint(step, lambda folder, now=now: np.savez(folder / "state.npz", **now))
+            for _ in range(1 + params.twice):
+                context.checkpoint(
+                    step, lambda folder, now=now: np.savez(folder / "state.npz", **now)
+                )
             stop = Path(params.interrupt_file)
             if step == 3 and not stop.exists():
                 stop.touch()
