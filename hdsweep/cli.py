@@ -26,7 +26,7 @@ from hdsweep import views
 from hdsweep.cli_data import data_app
 from hdsweep.errors import DataError, HdsweepError, SpecError, did_you_mean, first_line
 from hdsweep.execute import Job, thread_environment
-from hdsweep.method import load_dataset, load_method
+from hdsweep.method import Dataset, load_dataset, load_method
 from hdsweep.metrics import Metric, parse_metric
 from hdsweep.plan import (
     Plan,
@@ -246,7 +246,7 @@ def _planned(
     _metrics(spec)
     opened = Store(store)
     opened.check()
-    dataset = load_dataset(spec.data_name)
+    dataset = _dataset(spec)
     params = absolute_root(validate_data(spec, dataset.params))
     try:
         datafiles.make_if_absent(dataset, params, lambda text: say(Text(text)))
@@ -257,6 +257,13 @@ def _planned(
     _check_groups(spec, groups)
     plan = make_plan(spec, checked, params, content, opened)
     return spec, plan, plan.sweep(spec, groups), opened
+
+
+def _dataset(spec: SweepSpec) -> Dataset:
+    try:
+        return load_dataset(spec.data_name)
+    except SpecError as error:
+        raise spec.source.error(("data", "name"), str(error)) from None
 
 
 def _check_groups(spec: SweepSpec, groups: Sequence[str]) -> None:
@@ -327,7 +334,7 @@ def check(
             spec = load_sweep(path)
             trials = len(configurations(spec)) * len(spec.seeds)
             _metrics(spec)
-            validate_data(spec, load_dataset(spec.data_name).params)
+            validate_data(spec, _dataset(spec).params)
             results.append({"file": str(path), "ok": True, "trials": trials, "message": ""})
         except HdsweepError as error:
             results.append({"file": str(path), "ok": False, "trials": 0, "message": str(error)})

@@ -299,12 +299,13 @@ def names_in(package: str, constant: str) -> list[str]:
 
 
 def _load(module: str, constant: str, what: str, name: str) -> object:
+    known = all(part.isidentifier() for part in name.split("."))
     try:
-        known = importlib.util.find_spec(module) is not None
+        known = known and importlib.util.find_spec(module) is not None
     except (ModuleNotFoundError, ValueError):
         known = False
     found = getattr(importlib.import_module(module), constant, None) if known else None
     if found is None:
-        package = module.rpartition(".")[0] if "." not in name else "trainables"
+        package = "trainables" if constant == "METHOD" else "trainables.data"
         raise SpecError(f"unknown {what} '{name}'{did_you_mean(name, names_in(package, constant))}")
     return found

@@ -1,8 +1,8 @@
 """The sweep file, typed.
 
 ``load_sweep`` turns YAML into a ``SweepSpec``. Every complaint carries ``file:line`` and the path
-of the key, so the reader keeps where each key stood. What belongs to a method or a data set (names,
-ranges) is checked by ``plan``, which knows them; it asks the spec for the line.
+of the key. What belongs to a method or a data set (names, ranges) is checked by ``plan``, which
+knows them; it asks the spec for the line.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ import hashlib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -25,10 +24,33 @@ from pydantic import (
     PlainSerializer,
     SerializationInfo,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
+from pydantic_core import ErrorDetails
 
 from hdsweep.errors import SpecError, did_you_mean
+from hdsweep.identity import canonical_json
+from hdsweep.yamlfile import Source, Where, read_yaml
+
+__all__ = [
+    "Arm",
+    "ContentPath",
+    "Grid",
+    "Knob",
+    "Report",
+    "Resources",
+    "Source",
+    "Strict",
+    "SweepSpec",
+    "Value",
+    "Where",
+    "file_digest",
+    "file_schema",
+    "first_error",
+    "in_plain_words",
+    "load_sweep",
+]
 
 
 class Strict(BaseModel):
@@ -41,11 +63,45 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     outside_identity: ClassVar[frozenset[str]] = frozenset()
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic takes true for 1, and nobody who wrote it meant that
+        if isinstance(value, bool):
+            found: bool | None = value
+        elif isinstance(value, list | tuple):
+            found = next((item for item in value if isinstance(item, bool)), None)
+        else:
+            return value
+        if found is not None and _is_number_only(cls, str(info.field_name)):
+            raise ValueError(f"{str(found).lower()} is not a number")
+        return value
+
     def identity(self) -> dict[str, Any]:
         """JSON values that name these parameters; a ContentPath appears as its digest."""
         return self.model_dump(
             mode="json", exclude=set(self.outside_identity), context={"identity": True}
         )
+
+
+@lru_cache(maxsize=1024)
+def _is_number_only(model: type[BaseModel], name: str) -> bool:
+    """Whether a field, or what it lists, can be a number and cannot be a bool."""
+    kinds = set(_kinds(model.model_fields[name].annotation))
+    return not kinds.isdisjoint((int, float)) and kinds.isdisjoint((bool, Any, object))
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        yield from map(type, inner)
+    elif origin is Annotated:
+        yield from _kinds(inner[0])
+    elif inner:
+        for one in inner:
+            yield from _kinds(one)
+    else:
+        yield annotation
 
 
 def file_digest(path: Path) -> str:
@@ -60,9 +116,14 @@ def _digest_of_state(path: Path, _size: int, _mtime_ns: int) -> str:
 
 
 def _existing_file(path: Path) -> Path:
-    path = path.expanduser().absolute()
-    if not path.is_file():
-        raise ValueError(f"no such file: {path}")
+    try:
+        path = path.expanduser().absolute()
+        if not path.is_file():
+            raise ValueError(f"no such file: {path}")
+        path.open("rb").close()
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~name of nobody
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{path}: cannot be read: {reason}") from None
     return path
 
 
@@ -79,100 +140,10 @@ ContentPath = Annotated[
 """An existing file that a trial depends on: its content, not its path, names the trial."""
 
 
-# --- YAML with line numbers -----------------------------------------------------------------------
-
-Where = tuple[str | int, ...]
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads ``1e-4`` as the number it is (YAML 1.2) and refuses repeated keys."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where the keys of a sweep file stand, for messages."""
-
-    path: Path
-    lines: Mapping[Where, int] = field(default_factory=dict)
-
-    def error(self, where: Where, message: str) -> SpecError:
-        """``file:line: key.path: message``; a missing key is placed at its nearest parent."""
-        line = next(
-            (self.lines[where[:n]] for n in range(len(where), -1, -1) if where[:n] in self.lines), 1
-        )
-        dotted = ".".join(str(part) for part in where)
-        return SpecError(f"{self.path}:{line}: {dotted + ': ' if dotted else ''}{message}")
-
-
-def _walk(node: yaml.Node, where: Where, lines: dict[Where, int], path: Path) -> None:
-    lines.setdefault(where, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key_node, value_node in node.value:
-            key, line = str(key_node.value), key_node.start_mark.line + 1
-            if key in seen:
-                raise SpecError(f"{path}:{line}: key '{key}' is given twice; keep one")
-            seen.add(key)
-            lines[(*where, key)] = line
-            _walk(value_node, (*where, key), lines, path)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            _walk(item, (*where, index), lines, path)
-
-
-def _read_yaml(path: Path) -> tuple[dict[str, Any], Source]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        siblings = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        raise SpecError(f"{path}: no such sweep file{did_you_mean(path.name, siblings)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise SpecError(f"{path}: cannot be read as a sweep file: {reason}") from None
-    try:
-        loader = _Loader(text)
-        try:
-            node = loader.get_single_node()
-            lines: dict[Where, int] = {}
-            if node is not None:
-                _walk(node, (), lines, path)
-            value = loader.construct_document(node) if node is not None else None
-        finally:
-            loader.dispose()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
-        if "could not determine a constructor for the tag" in str(error.problem):
-            problem = (
-                f"YAML tags are not allowed in a sweep file ({error.problem}); write plain values"
-            )
-        else:
-            problem = f"this is not YAML: {error.problem}"
-        raise SpecError(f"{path}:{line}: {problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SpecError(f"{path}:1: this is not YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(value, dict):
-        raise SpecError(
-            f"{path}:1: a sweep file is a mapping with name, method, data, seeds and arms; "
-            f"found {'nothing' if value is None else type(value).__name__}"
-        )
-    return value, Source(path, lines)
-
-
 # --- The typed file -------------------------------------------------------------------------------
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+_NAME_CHARS = 100  # a name becomes a file's
 _CONTINUOUS = frozenset({"uniform", "log_uniform", "int", "choice"})
 Scalar = str | int | float | bool | None
 Value = Scalar | list[Any]
@@ -251,7 +222,7 @@ class Report(Strict):
 
 
 class _File(Strict):
-    name: str = Field(pattern=_NAME, max_length=100)
+    name: str = Field(pattern=_NAME, max_length=_NAME_CHARS)
     question: str = ""
     method: str | None = None
     data: dict[str, Any]
@@ -295,7 +266,7 @@ def load_sweep(path: Path) -> SweepSpec:
     Raises:
         SpecError: With file, line, what was found and what to do.
     """
-    raw, source = _read_yaml(path)
+    raw, source = read_yaml(path)
     for key, message in _LATER.items():
         if key in raw:
             raise source.error((key,), message)
@@ -307,12 +278,13 @@ def load_sweep(path: Path) -> SweepSpec:
     data_name = data.pop("name", None)
     if not isinstance(data_name, str):
         raise source.error(("data",), "name the data set: data: {name: hdmap, root: ...}")
-    duplicates = [seed for n, seed in enumerate(file.seeds) if seed in file.seeds[:n]]
-    if duplicates:
-        where = ("seeds", len(file.seeds) - 1 - file.seeds[::-1].index(duplicates[0]))
-        raise source.error(
-            where, f"seed {duplicates[0]} is listed twice; a replicate counts once, remove one"
-        )
+    seeds: set[int] = set()
+    for n, seed in enumerate(file.seeds):
+        if seed in seeds:
+            raise source.error(
+                ("seeds", n), f"seed {seed} is listed twice; a replicate counts once, remove one"
+            )
+        seeds.add(seed)
     arms = tuple(_arm(name, block or {}, file, source) for name, block in file.arms.items())
     if file.report.baseline is not None and file.report.baseline not in file.arms:
         raise source.error(
@@ -323,7 +295,7 @@ def load_sweep(path: Path) -> SweepSpec:
     return SweepSpec(
         name=file.name,
         question=file.question,
-        data_name=data_name,
+        data_name=_short_name(data_name, "trainables.data."),
         data=data,
         seeds=file.seeds,
         arms=arms,
@@ -356,12 +328,31 @@ def first_error(
         return source.error(where, f"unknown key '{key}'{did_you_mean(key, known)}")
     if detail["type"] == "missing":
         return source.error(where[:-1], f"'{loc[-1]}' is missing")
-    message = detail["msg"].removeprefix("Value error, ")
+    message = in_plain_words(detail)
     found = detail.get("input")
     if isinstance(found, str | int | float | bool | list | tuple | None) and loc:
         shown = repr(found)
         message = f"{message}; found {shown if len(shown) <= 80 else shown[:77] + '...'}"
-    return source.error(where, message[:1].lower() + message[1:])
+    return source.error(where, message)
+
+
+_PLAIN = {
+    "tuple_type": "write a list",
+    "list_type": "write a list",
+    "dict_type": "write a mapping",
+    "model_type": "write a mapping",
+}
+
+
+def in_plain_words(detail: ErrorDetails) -> str:
+    """One of pydantic's complaints without the names of Python's types."""
+    if detail["type"] == "too_short":
+        least = detail["ctx"]["min_length"]
+        return f"list at least {least} value{'s' if least > 1 else ''}"
+    if detail["type"] == "string_pattern_mismatch" and detail["ctx"]["pattern"] == _NAME:
+        return "not a name; use letters, digits, '.', '_' and '-'"
+    message = _PLAIN.get(detail["type"], detail["msg"].removeprefix("Value error, "))
+    return message[:1].lower() + message[1:]
 
 
 def _is_union_branch(part: str | int) -> bool:
@@ -381,15 +372,23 @@ def _owner(model: type[BaseModel] | None, loc: Sequence[str | int]) -> type[Base
 
 def _arm(name: str, block: Mapping[str, Any], file: _File, source: Source) -> Arm:
     where: Where = ("arms", name)
-    if not re.match(_NAME, name):
-        raise source.error(where, f"'{name}' is not a name; use letters, digits, '.', '_' and '-'")
+    if not re.fullmatch(_NAME, name):
+        raise source.error(where, f"{name!r} is not a name; use letters, digits, '.', '_' and '-'")
+    if len(name) > _NAME_CHARS:
+        raise source.error(where, f"a name has at most {_NAME_CHARS} characters, not {len(name)}")
     own = dict(block)
     method = own.pop("method", file.method)
     if not isinstance(method, str):
         raise source.error(where, "no method; name one here or at the top of the file")
     knobs = {key: _knob(value, ("params", key), source) for key, value in file.params.items()}
     knobs |= {key: _knob(value, (*where, key), source) for key, value in own.items()}
-    return Arm(name, method, knobs)
+    return Arm(name, _short_name(method, "trainables."), knobs)
+
+
+def _short_name(module: str, package: str) -> str:
+    """One module has one name, or its trials would have two ids."""
+    name = module.removeprefix(package)
+    return module if "." in name else name
 
 
 def _knob(value: object, where: Where, source: Source) -> Knob:
@@ -408,17 +407,23 @@ def _knob(value: object, where: Where, source: Source) -> Knob:
             f"a knob is a value or {{grid: [...]}}; found keys {', '.join(map(str, value))}"
             + did_you_mean(str(next(iter(value), "")), ["grid", *sorted(_CONTINUOUS)]),
         )
-    values = value["grid"]
+    return _grid(value["grid"], (*where, "grid"), source)
+
+
+def _grid(values: object, where: Where, source: Source) -> Grid:
     if not isinstance(values, list) or not values:
-        raise source.error((*where, "grid"), "an empty grid runs nothing; list at least one value")
+        raise source.error(where, "an empty grid runs nothing; list at least one value")
+    seen: set[tuple[bool, bytes]] = set()
     for n, item in enumerate(values):
-        if isinstance(item, dict) or (isinstance(item, float) and not math.isfinite(item)):
-            raise source.error((*where, "grid", n), f"{item!r} cannot be a grid value")
-        if any(
-            item == other and isinstance(item, bool) == isinstance(other, bool)
-            for other in values[:n]
-        ):
-            raise source.error((*where, "grid", n), f"grid lists {item!r} twice; remove one")
+        try:
+            if isinstance(item, dict):
+                raise TypeError
+            key = (isinstance(item, bool), canonical_json(item))  # 1 and 1.0 are one number
+        except (TypeError, ValueError):
+            raise source.error((*where, n), f"{item!r} cannot be a grid value") from None
+        if key in seen:
+            raise source.error((*where, n), f"grid lists {item!r} twice; remove one")
+        seen.add(key)
     return Grid(tuple(values))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import struct
@@ -216,6 +217,35 @@ def test_a_split_without_maps_is_named_with_what_it_holds(root: Path) -> None:
         load(root)
 
 
+@pytest.mark.parametrize("target", ["nowhere.tiff", "0002.tiff"])
+def test_a_link_that_leads_nowhere_is_named_and_not_left_out(root: Path, target: str) -> None:
+    (root / VICTIM).unlink()
+    (root / VICTIM).symlink_to(target)
+    for look in (DATASET.files, DATASET.load):
+        with pytest.raises(DataError, match=r"good/0002\.tiff: the target of this link cannot be"):
+            look(Params(root=root))
+    assert VICTIM in only(check(root).problems, "the target of this link")
+
+
+def test_a_folder_with_the_name_of_a_map_is_named_and_not_left_out(root: Path) -> None:
+    (root / VICTIM).unlink()
+    (root / VICTIM).mkdir()
+    with pytest.raises(
+        DataError, match=r"good/0002\.tiff: cannot be read as a TIFF \(it is no file"
+    ):
+        DATASET.files(Params(root=root))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_named(root: Path) -> None:
+    folder = root / "domain_A/train/good"
+    for mode in (0o000, 0o444, 0o311):
+        folder.chmod(mode)
+        with pytest.raises(DataError, match=r"domain_A/train/good.*Permission denied"):
+            DATASET.files(Params(root=root))
+    folder.chmod(0o755)
+
+
 # A file that is no map
 
 
@@ -288,7 +318,7 @@ def test_a_file_that_is_no_map_is_refused_by_name(root: Path, case: str) -> None
     with pytest.raises(DataError) as read:
         data.read(item)
     assert str(read.value) == str(verified.value)
-    if case != "a folder":  # which is no file of the data set
+    if case != "a folder":  # which spoils its whole split
         found = check(root)
         assert only(found.problems, VICTIM) == str(verified.value)
 

@@ -16,6 +16,8 @@ in one way for training and for testing.
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -51,7 +53,10 @@ class Params(Strict):
     @field_validator("root")
     @classmethod
     def _expand(cls, root: Path) -> Path:
-        return root.expanduser()
+        try:
+            return root.expanduser()
+        except RuntimeError:
+            raise ValueError(f"{root}: there is no such user; write the path") from None
 
     @field_validator("domains")
     @classmethod
@@ -66,7 +71,7 @@ def files(params: Params) -> list[Path]:
     """Every map of the chosen domains, sorted.
 
     Raises:
-        DataError: A folder of the layout is missing, or holds no map.
+        DataError: A folder of the layout is missing or holds no map, or a map cannot be reached.
     """
     return sorted(
         path
@@ -85,7 +90,7 @@ def load(params: Params) -> Data:
     """The chosen domains, one group each: train on their normal maps, test on both classes.
 
     Raises:
-        DataError: A folder of the layout is missing, or holds no map.
+        DataError: A folder of the layout is missing or holds no map, or a map cannot be reached.
     """
     items: dict[Split, list[Item]] = {split: [] for split in SPLITS}
     for domain in params.domains:
@@ -132,8 +137,12 @@ def check(params: Params) -> Check:
 
 
 def _require_root(root: Path) -> None:
-    if not root.is_dir():
-        found = "this is a file" if root.exists() else "no such folder"
+    try:
+        is_folder, exists = root.is_dir(), root.exists()
+    except OSError as error:  # a name too long, a folder that may not be entered
+        raise _unreadable(root, error) from None
+    if not is_folder:
+        found = "this is a file" if exists else "no such folder"
         raise DataError(
             f"{root}: {found}; set 'root' to the folder that holds domain_A to domain_D, or "
             f"{_make(root)}"
@@ -144,23 +153,25 @@ def _maps_in(root: Path, domain: Domain, split: Split) -> list[Path]:
     """Sorted maps of one split; raises DataError when there are none."""
     _require_root(root)
     home = root / f"domain_{domain}"
-    if not home.is_dir():
+    folder = home / split
+    if not _is_folder(home):
         raise DataError(
             f"{home}: no such folder, {root} holds {_listing(root)}; set 'root' to the folder that "
             f"holds domain_A to domain_D, leave {domain} out of 'domains', or {_make(root)}"
         )
-    folder = home / split
-    if not folder.is_dir():
+    if not _is_folder(folder):
         raise DataError(
             f"{folder}: no such folder, {home} holds {_listing(home)}; the layout is "
             f"domain_{domain}/train/good, domain_{domain}/test/good and domain_{domain}/test/fault"
         )
     # A name that begins with a dot is a file manager's, not a map.
-    maps = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    maps = [
+        folder / name
+        for name in _names_in(folder)
+        if not name.startswith(".") and name.lower().endswith(_SUFFIXES)
+    ]
+    for path in maps:
+        _require_file(path)
     if not maps:
         raise DataError(
             f"{folder}: no .tiff or .tif file, the folder holds {_listing(folder)}; put the maps "
@@ -174,7 +185,38 @@ def _make(root: Path) -> str:
 
 
 def _listing(folder: Path) -> str:
-    return _some(sorted(path.name for path in folder.iterdir())) or "nothing"
+    return _some([name for name in _names_in(folder) if not name.startswith(".")]) or "nothing"
+
+
+def _names_in(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _require_file(path: Path) -> None:
+    """Left out in silence, a map that cannot be reached would make another, smaller data set."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{path}: cannot be read as a TIFF (it is no file); move it elsewhere")
+    if not path.name.isprintable():
+        raise DataError(f"{str(path)!a}: the name is not printable UTF-8; rename the file")
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    what = "the target of this link cannot be read" if os.path.islink(path) else "cannot be read"
+    return DataError(f"{path}: {what} ({error.strerror}); mend, copy again or remove it")
 
 
 def _some(names: list[str]) -> str:
