@@ -34,6 +34,7 @@ from hdsweep.method import Predictions
 from hdsweep.trial import FORMAT, TrialRecord, newer_format
 
 _ID = re.compile(r"^[0-9a-f]{20}\Z")
+_OURS = {"store.json", "trials", "stages", "sweeps"}
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 
 
@@ -136,7 +137,10 @@ class Store:
     def check(self) -> None:
         """Raise StoreError where others' files lie: such a folder is not made a store."""
         try:
-            foreign = not self._marker.exists() and self.root.exists() and any(self.root.iterdir())
+            # Ours may be there before the marker is: another process may be making the store.
+            inside = self.root.iterdir() if self.root.exists() else iter(())
+            names = {p.name for p in inside if not p.name.startswith(".store.json-")}
+            foreign = bool(names - _OURS) and not self._marker.exists()
         except OSError as error:
             raise StoreError(f"{self.root}: cannot be read: {error.strerror}") from None
         if foreign:

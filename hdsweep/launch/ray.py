@@ -67,6 +67,9 @@ class _Worker(tune.Trainable):  # type: ignore[misc] # ray is not typed
 
     def setup(self, config: dict[str, Any]) -> None:
         self._config = config
+        # Ray ends workers by SIGTERM, and turns it into the SystemExit that a method might raise;
+        # a trial that was ended has not failed.
+        signal.signal(signal.SIGTERM, _ended)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._config = new_config
@@ -92,6 +95,10 @@ class _Worker(tune.Trainable):  # type: ignore[misc] # ray is not typed
 
     def load_checkpoint(self, checkpoint: object) -> None:
         """Nothing, likewise."""
+
+
+def _ended(_signum: int, _frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 class _Planned(Searcher):  # type: ignore[misc]
