@@ -449,6 +449,7 @@ def test_two_sweeps_at_once_run_a_trial_that_they_share_once(
         subprocess.Popen(
             [*command, str(path)],
             cwd=tmp_path,
+            env={**os.environ, "NOISE_RUNS": str(tmp_path / "runs")},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -460,8 +461,8 @@ def test_two_sweeps_at_once_run_a_trial_that_they_share_once(
     assert all(json.loads(out)["ok"] == 4 for out, _ in outs)
     started = [json.loads(content)["started"] for content in records(tmp_path / "results").values()]
     assert len(set(started)) == 4
-    logs = [p.read_text() for p in tmp_path.glob("results/trials/*/*/log.txt")]
-    assert all(text.count("ok after") == 1 for text in logs)
+    runs = (tmp_path / "runs").read_text().splitlines()
+    assert sorted(runs) == ["0 1", "0 2", "3 1", "3 2"]
 
 
 def test_a_reader_that_has_enough_and_a_plain_terminal_are_served(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -33,6 +34,9 @@ class Params(Strict):
 
 def run(params: Params, data: Data, context: TrialContext) -> Outcome:
     """Score = strength x label + standard normal noise of the seed."""
+    if counted := os.environ.get("NOISE_RUNS"):  # a line for each time that it runs
+        with Path(counted).open("a") as runs:
+            runs.write(f"{params.level} {context.seed}\n")
     time.sleep(params.sleep_s)
     context.report(1, {"loss": 1.0 / (1 + params.strength)})
     if params.fault == "raise":
