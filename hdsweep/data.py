@@ -53,7 +53,11 @@ def make_if_absent(dataset: Dataset, params: Any, say: Callable[[str], None]) ->
         _refuse_other_parameters(make, root)
         return False
     say(f"making {root} (first use)")
-    write_data(dataset, make, root)
+    try:
+        write_data(dataset, make, root)
+    except DataError:
+        if not _exists(root):  # else another process has made it since we looked
+            raise
     return True
 
 
