@@ -24,6 +24,7 @@ from hdsweep.errors import DataError, Diverged, MethodError, SpecError, did_you_
 from hdsweep.spec import ContentPath, Strict
 
 __all__ = [
+    "AnomalyMaps",
     "Check",
     "ContentPath",
     "Data",
@@ -52,12 +53,14 @@ class Item:
         group: What results are reported per (a domain, a category).
         is_anomaly: The label; always False in training items.
         path: Where its bytes are.
+        mask: The file that marks its anomalous pixels; None where there is none.
     """
 
     name: str
     group: str
     is_anomaly: bool
     path: Path
+    mask: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +73,15 @@ class Data:
         groups: Groups in their fixed order of report.
         read: Item -> float32 array of shape (channels, height, width), in the data's own unit,
             the same for training and for testing. Raises DataError that names the file.
+        read_mask: Item with a mask -> array of shape (height, width) of the image, True where it
+            is anomalous; raises as ``read`` does. None where the data have no masks.
     """
 
     train: tuple[Item, ...]
     test: tuple[Item, ...]
     groups: tuple[str, ...]
     read: Callable[[Item], NDArray[np.float32]]
+    read_mask: Callable[[Item], NDArray[np.bool_]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +174,21 @@ class Predictions:
 
 
 @dataclass(frozen=True, slots=True)
+class AnomalyMaps:
+    """A score for every pixel of the test items; pixel metrics are computed from it.
+
+    Args:
+        path: A ``.npy`` file of floats in the trial's scratch folder, shape (n, height, width), in
+            the order of ``Data.test``, larger means more anomalous. It is not kept.
+        to_grid: A mask of an image's own size -> the same mask as the method saw the image, resized
+            and cropped, shape (height, width) of the maps.
+    """
+
+    path: Path
+    to_grid: Callable[[NDArray[np.bool_]], NDArray[np.bool_]]
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What a finished trial hands back. Metrics are computed from it, never by the method.
 
@@ -175,11 +196,13 @@ class Outcome:
         predictions: One row per test item.
         scalars: Other finite measurements by name, the unit in the name (``latency_ms``).
         artifacts: Files or folders to keep, by the name to keep them under.
+        maps: Of methods that localise, where the data have masks.
     """
 
     predictions: Predictions
     scalars: Mapping[str, float] = field(default_factory=dict)
     artifacts: Mapping[str, Path] = field(default_factory=dict)
+    maps: AnomalyMaps | None = None
 
 
 class TrialContext(Protocol):
@@ -244,6 +267,10 @@ class TrialContext(Protocol):
         """Folder of this trial's last whole checkpoint, or None for a fresh start."""
 
 
+def _nothing(_params: Strict) -> Sequence[str]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
     """A trainable.
@@ -256,6 +283,8 @@ class Method:
         uses_torch: Whether torch is to be imported, seeded and bound to the trial's threads before
             ``run``; a method without torch starts seconds sooner.
         scalars: Names of the measurements its Outcome may carry, so that a report can ask for them.
+        warn: params -> what a person should know before these parameters are run, one sentence
+            each; empty when there is nothing.
     """
 
     version: int
@@ -264,6 +293,7 @@ class Method:
     source: str
     uses_torch: bool = True
     scalars: tuple[str, ...] = ()
+    warn: Callable[[Any], Sequence[str]] = _nothing
 
 
 def method_module(name: str) -> str:
