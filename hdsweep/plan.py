@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from hdsweep.errors import SpecError, did_you_mean
+from hdsweep.errors import HdsweepError, SpecError, did_you_mean
 from hdsweep.identity import canonical_json, digest_of, encoded_knobs, joined
 from hdsweep.method import Method, dataset_module, load_method, method_module
 from hdsweep.provenance import source_digest
@@ -117,13 +117,17 @@ class Configuration:
     encoded: bytes
 
 
-def configurations(spec: SweepSpec) -> tuple[Configuration, ...]:
+def configurations(spec: SweepSpec, *, resolve: bool = True) -> tuple[Configuration, ...]:
     """Check every knob with its method.
+
+    Args:
+        spec: The sweep.
+        resolve: As of ``Strict.identity``; without it no trial can be named.
 
     Raises:
         SpecError: A knob that the method does not have or does not accept, with its line.
     """
-    return tuple(found for arm in spec.arms for found in _configurations(spec, arm))
+    return tuple(found for arm in spec.arms for found in _configurations(spec, arm, resolve))
 
 
 def make_plan(
@@ -201,7 +205,7 @@ def _state(record: TrialRecord | None, source: str) -> State:
     return "cached" if record.provenance.get("source") in (source, None) else "stale"
 
 
-def _configurations(spec: SweepSpec, arm: Arm) -> Iterator[Configuration]:
+def _configurations(spec: SweepSpec, arm: Arm, resolve: bool) -> Iterator[Configuration]:
     try:
         method = load_method(arm.method)
     except SpecError as error:
@@ -216,7 +220,10 @@ def _configurations(spec: SweepSpec, arm: Arm) -> Iterator[Configuration]:
             params = method.params.model_validate(values)
         except ValidationError as error:
             raise _cell_error(spec, arm, values, error, method) from None
-        dumped, identity = params.model_dump(mode="json"), params.identity()
+        try:
+            dumped, identity = params.model_dump(mode="json"), params.identity(resolve=resolve)
+        except HdsweepError as error:
+            raise spec.source.error(("arms", arm.name), str(error)) from None
         knobs = {name: dumped[name] for name in swept}
         encoded = encoded_knobs(identity)
         if encoded in first:

@@ -77,8 +77,17 @@ class Strict(BaseModel):
             raise ValueError(f"{str(found).lower()} is not a number")
         return value
 
-    def identity(self) -> dict[str, Any]:
-        """JSON values that name these parameters; a ContentPath appears as its digest."""
+    def identity(self, *, resolve: bool = True) -> dict[str, Any]:
+        """JSON values that name these parameters; a ContentPath appears as its digest.
+
+        Args:
+            resolve: Whether to look up what only another machine knows. Without, the result tells
+                parameters apart but names no trial.
+
+        Raises:
+            HdsweepError: It cannot be looked up.
+        """
+        del resolve  # here nothing has to be
         return self.model_dump(
             mode="json", exclude=set(self.outside_identity), context={"identity": True}
         )

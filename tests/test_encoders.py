@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import timm
 import torch
 from pydantic import ValidationError
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from hdsweep.method import Data, Item, MethodError
 from trainables.encoders import EncoderParams, default_layers
@@ -237,7 +241,7 @@ def test_positions_are_resampled_as_anomalib_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "not a safetensors file"),
+        (None, "not a file of weights"),
         ({"other": torch.zeros(1)}, "do not fit encoder 'vit_tiny_patch16_224': lacks"),
     ],
 )
@@ -259,17 +263,150 @@ def test_weights_of_another_width_are_refused(tmp_path: Path) -> None:
         encoder(tmp_path, weights=str(tmp_path / "w.safetensors"), embed_dim=32)
 
 
-OFFLINE = """
-import sys, time, logging
-from hdsweep.method import MethodError
+def test_a_folder_stands_for_the_file_of_weights_in_it(tmp_path: Path) -> None:
+    made = encoder(tmp_path, weights="random")
+    save_file(weights_of(made), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    params = EncoderParams.model_validate({**TINY, "weights": str(tmp_path)})
+    assert params.weights == tmp_path / "model.safetensors"
+    found = weights_of(build(params, None, maps(), Context(tmp_path)))
+    assert all(torch.equal(value, found[key]) for key, value in weights_of(made).items())
+
+
+def test_a_folder_without_one_file_of_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="holds no file of weights; name one file"):
+        EncoderParams.model_validate({"weights": str(tmp_path)})
+    for name in ("a.safetensors", "b.pth"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValidationError, match=r"holds a\.safetensors, b\.pth; name one file"):
+        EncoderParams.model_validate({"weights": str(tmp_path)})
+
+
+@pytest.mark.parametrize("wrapper", [None, "model", "state_dict"])
+def test_weights_saved_by_torch_are_read_without_unpickling_code(
+    tmp_path: Path, wrapper: str | None
+) -> None:
+    weights = weights_of(encoder(tmp_path, weights="random"))
+    torch.save(weights if wrapper is None else {wrapper: weights}, tmp_path / "w.pth")
+    found = weights_of(encoder(tmp_path, weights=str(tmp_path / "w.pth")))
+    assert all(torch.equal(value, found[key]) for key, value in weights.items())
+
+
+class Bomb:
+    """Unpickling it would write a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    torch.save({"x": Bomb(tmp_path / "boom")}, tmp_path / "w.pth")
+    with pytest.raises(MethodError, match="not a file of weights"):
+        encoder(tmp_path, weights=str(tmp_path / "w.pth"))
+    assert not (tmp_path / "boom").exists()
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    torch.save([1, 2], tmp_path / "w.pth")
+    with pytest.raises(MethodError, match="something else than tensors by name"):
+        encoder(tmp_path, weights=str(tmp_path / "w.pth"))
+
+
+# --- Weights that timm publishes ------------------------------------------------------------------
+
+
+NAME = "vit_tiny_patch16_224"
+SCRIPT = """
+import json, sys, time
+from hdsweep.errors import HdsweepError
 from trainables.encoders import EncoderParams
-from trainables.encoders.backbone import build
+params = EncoderParams(encoder="vit_tiny_patch16_224", resize=224, crop=224)
+import timm
 started = time.monotonic()
 try:
-    build(EncoderParams(encoder="vit_tiny_patch16_224", resize=224, crop=224), None, None, None)
-except MethodError as error:
+    print(json.dumps(params.identity()["weights"]))
+    if "build" in sys.argv:
+        from trainables.encoders.backbone import build
+        vit = build(params, None, None, None)
+        print(json.dumps(float(vit.vit.norm.weight.sum())))
+except HdsweepError as error:
     print(f"{time.monotonic() - started:.3f} {error}")
 """
+
+
+def published(home: Path, *arguments: str, **variables: str) -> list[str]:
+    """Lines printed by SCRIPT, in a process whose hub cache is below ``home``."""
+    hidden = {"http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"}
+    environment = {k: v for k, v in os.environ.items() if k not in hidden}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *arguments],
+        env={**environment, "HF_HOME": str(home), **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Serves one file for every address as a model hub does."""
+
+    content = b""
+    asked: ClassVar[list[str]] = []
+
+    def do_HEAD(self) -> None:
+        self.asked.append(f"{self.command} {self.path}")
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", "c" * 40)
+        self.send_header("X-Linked-Etag", f'"{hashlib.sha256(self.content).hexdigest()}"')
+        self.send_header("ETag", '"0123"')
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.wfile.write(self.content)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    """Address of a server that publishes a ViT-Ti with random weights under every name."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        weights = timm.create_model(NAME, pretrained=False).state_dict()
+    Hub.content, Hub.asked = save(weights), []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.slow
+def test_published_weights_are_named_by_their_content_before_and_after_download(
+    tmp_path: Path, hub: str
+) -> None:
+    digest = hashlib.sha256(Hub.content).hexdigest()
+    variables = {"HF_ENDPOINT": hub, "HF_HUB_DISABLE_XET": "1"}
+    (before,) = published(tmp_path, **variables)
+    assert json.loads(before) == f"sha256:{digest}"
+    assert "GET" not in {r.split()[0] for r in Hub.asked if r.endswith("model.safetensors")}
+    built = published(tmp_path, "build", **variables)
+    assert json.loads(built[1]) == 192.0  # a new layer norm's weights are ones
+    after = published(tmp_path, "build", HF_HUB_OFFLINE="1")
+    assert after == built
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(Hub.content)
+    assert EncoderParams(weights=copy).identity()["weights"] == json.loads(before)
 
 
 @pytest.mark.slow
@@ -277,26 +414,27 @@ except MethodError as error:
     ("variables", "reason"),
     [
         ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "Connection refused"),  # discard: nobody listens
-        ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
+        ({"HF_HUB_OFFLINE": "1"}, "offline mode is enabled"),
     ],
 )
 def test_pretrained_weights_without_a_network_are_refused_at_once(
     tmp_path: Path, variables: dict[str, str], reason: str
 ) -> None:
-    hidden = {"http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"}
-    environment = {k: v for k, v in os.environ.items() if k not in hidden}
-    done = subprocess.run(
-        [sys.executable, "-c", OFFLINE],
-        env={**environment, "HF_HOME": str(tmp_path), **variables},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    took_s, message = done.stdout.split(" ", 1)
+    (line,) = published(tmp_path, **variables)
+    took_s, message = line.split(" ", 1)
     assert float(took_s) < 5
     assert reason in message
-    assert "set 'weights' to that file's path, or to 'pretext' or 'random'" in message
+    assert "set 'weights' to that file's or folder's path, or to 'pretext' or 'random'" in message
+
+
+def test_without_looking_up_weights_the_name_stands_for_them() -> None:
+    assert EncoderParams().identity(resolve=False)["weights"] == "pretrained"
+
+
+def test_an_encoder_without_published_weights_is_refused() -> None:
+    params = EncoderParams(encoder="vit_tiny_patch16_225", resize=225, crop=224)
+    with pytest.raises(MethodError, match="did you mean 'vit_tiny"):
+        params.identity()
 
 
 # --- The pretext ----------------------------------------------------------------------------------

@@ -1,15 +1,16 @@
-"""Dinomaly's network: anomalib's parts around an encoder of our choice.
+"""Dinomaly's network: anomalib's bottleneck and decoder over tokens of a frozen encoder.
 
 anomalib's constructor downloads its encoder, and knows the widths of four DINOv2 models only. So
-the parts are put together here, and everything that computes (fusing, anomaly maps, smoothing) is
-inherited. Two things are cut differently. What the frozen encoder says about an image is all that
-the rest needs, and it is small: the means of the two groups of layers, whose mean is the
-bottleneck's input. So ``encode`` and ``reconstruct`` are apart, and features can be kept between
-epochs. And the scales are combined as the variant says.
+the parts are put together here, and everything that computes (blocks, anomaly maps, smoothing) is
+anomalib's. The encoder stays outside: what it says about an image is all that the network needs,
+and ``encoders.tokens`` keeps it. The bottleneck's input, the mean of all layers, is the mean of the
+two group means. The scales are combined as the variant's objective says.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -28,35 +29,35 @@ from anomalib.models.image.dinomaly.torch_model import (
 from torch import Tensor, nn
 
 from trainables.dinomaly import Params
-from trainables.dinomaly.losses import effective_k, generalised_mean, loss_of
-from trainables.encoders.backbone import FrozenViT
+from trainables.dinomaly.losses import Reconstruction, effective_k, objective_of
+from trainables.encoders.tokens import SCALES, Shape
 
-SCALES = 2
+MAP_SIZE = (DEFAULT_RESIZE_SIZE, DEFAULT_RESIZE_SIZE)
+"""Rows and columns of an anomaly map, whatever the image's size."""
 
 
-class DinomalyNet(DinomalyModel):  # type: ignore[misc] # anomalib is untyped
-    """Bottleneck and decoder over a frozen encoder.
+class DinomalyNet(nn.Module):
+    """Bottleneck, decoder and objective.
 
     Args:
-        encoder: Hands out an even number of layers.
-        params: Shape of the decoder, loss, and how a map becomes a score.
+        shape: Of the encoder's tokens.
+        params: Depth of the decoder, loss, and how a map becomes a score.
+        groups: Of the data.
+        size: Rows and columns of the images, in pixels.
     """
 
-    def __init__(self, encoder: FrozenViT, params: Params) -> None:
-        nn.Module.__init__(self)
-        self.encoder = encoder
-        self.target_layers = list(encoder.layers)
-        self.fuse_layer_encoder = _halves(len(encoder.layers))
-        self.fuse_layer_decoder = _halves(params.decoder_depth)
-        self.remove_class_token = False
-        self.use_context_recentering = False
-        width = encoder.embed_dim
+    def __init__(
+        self, shape: Shape, params: Params, groups: Sequence[str], size: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.shape = shape
+        self.image_size = size
         self.bottleneck = nn.ModuleList(
             [
                 DinomalyMLP(
-                    in_features=width,
-                    hidden_features=width * 4,
-                    out_features=width,
+                    in_features=shape.width,
+                    hidden_features=shape.width * 4,
+                    out_features=shape.width,
                     drop=params.dropout,
                     bias=False,
                     apply_input_dropout=True,
@@ -66,78 +67,94 @@ class DinomalyNet(DinomalyModel):  # type: ignore[misc] # anomalib is untyped
         norm = partial(nn.LayerNorm, eps=TRANSFORMER_CONFIG["layer_norm_eps"])
         self.decoder = nn.ModuleList(
             DecoderViTBlock(
-                dim=width, num_heads=encoder.num_heads, norm_layer=norm, attn=LinearAttention
+                dim=shape.width, num_heads=shape.num_heads, norm_layer=norm, attn=LinearAttention
             )
             for _ in range(params.decoder_depth)
         )
         self.gaussian_blur = GaussianBlur2d(
             sigma=DEFAULT_GAUSSIAN_SIGMA, channels=1, kernel_size=DEFAULT_GAUSSIAN_KERNEL_SIZE
         )
-        self.loss_fn = loss_of(params)
-        self._exponent = params.gem_p if params.variant == "gem" else 1.0
+        # The published start.
+        Dinomaly._initialize_trainable_modules(  # noqa: SLF001
+            nn.ModuleList([self.bottleneck, self.decoder])
+        )
+        self.objective = objective_of(params, shape.width, groups)
         self._top_percent = params.score_top_percent
-        Dinomaly._initialize_trainable_modules(self.learned)  # noqa: SLF001 - the published start
+        self._precision = getattr(torch, params.precision)
+        self._through = self._pass
+        if params.compile:
+            self._through = torch.compile(self._pass)
 
     @property
     def learned(self) -> nn.ModuleList:
         """All that training changes."""
-        return nn.ModuleList([self.bottleneck, self.decoder])
+        return nn.ModuleList([self.bottleneck, self.decoder, self.objective])
 
-    @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
-        """Mean of each group of encoder layers, shape (batch, scales, tokens, width)."""
-        layers = list(self.encoder(images).values())
-        groups = [self._fuse_feature([layers[i] for i in g]) for g in self.fuse_layer_encoder]
-        return torch.stack(groups, dim=1)
+    def reconstruct(self, tokens: Tensor, group: Tensor) -> Reconstruction:
+        """What the loss sees.
 
-    def reconstruct(
-        self, features: Tensor, grid: tuple[int, int]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Feature maps of encoder and decoder, one of shape (batch, width, *grid) per scale."""
-        x = features.mean(dim=1)
+        Args:
+            tokens: Shape (batch, scales, tokens, width), float32.
+            group: Index of each image's group, shape (batch,).
+        """
+        half = self._precision is not torch.float32
+        with torch.autocast(tokens.device.type, self._precision) if half else nullcontext():
+            bottleneck, decoded = self._through(tokens)
+        return Reconstruction(
+            encoded=self._maps(list(tokens.unbind(dim=1))),
+            decoded=self._maps(decoded),
+            bottleneck=bottleneck,
+            group=group,
+        )
+
+    def _pass(self, tokens: Tensor) -> tuple[Tensor, list[Tensor]]:
+        x = tokens.mean(dim=1)
         for block in self.bottleneck:
             x = block(x)
-        outputs: list[Tensor] = []
+        bottleneck, outputs = x, []
         for block in self.decoder:
             x = block(x)
             outputs.append(x)
         outputs.reverse()
-        decoded = [self._fuse_feature([outputs[i] for i in g]) for g in self.fuse_layer_decoder]
-        return (
-            self._process_features_for_spatial_output(list(features.unbind(dim=1)), *grid),
-            self._process_features_for_spatial_output(decoded, *grid),
+        half = len(outputs) // SCALES
+        return bottleneck, [
+            torch.stack(group).mean(dim=0) for group in (outputs[:half], outputs[half:])
+        ]
+
+    def _maps(self, fused: list[Tensor]) -> list[Tensor]:
+        """Tokens as maps of shape (batch, width, rows, columns), without the prefix."""
+        rows, columns = self.shape.rows, self.shape.columns
+        return [
+            tokens[:, self.shape.prefix :]
+            .permute(0, 2, 1)
+            .reshape(len(tokens), -1, rows, columns)
+            .contiguous()
+            for tokens in fused
+        ]
+
+    def anomaly_map(self, tokens: Tensor) -> Tensor:
+        """Scales combined as the objective says, on the image's grid, shape (batch, 1, *size)."""
+        seen = self.reconstruct(tokens, torch.zeros(len(tokens), dtype=torch.int64))
+        _, scales = DinomalyModel.calculate_anomaly_maps(
+            seen.encoded, [d.float() for d in seen.decoded], out_size=self.image_size
         )
+        combined: Tensor = self.objective.combine(torch.stack(scales).clamp_min(0))
+        return combined
 
-    def get_encoder_decoder_outputs(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """What anomalib's ``forward`` calls: both steps at once."""
-        return self.reconstruct(self.encode(x), self.grid((x.shape[2], x.shape[3])))
+    def smooth_map(self, tokens: Tensor) -> Tensor:
+        """The anomaly map resized and smoothed, from which scores are read.
 
-    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of patches in an image of ``size``."""
-        return size[0] // self.encoder.patch_size, size[1] // self.encoder.patch_size
+        Returns:
+            Shape (batch, *MAP_SIZE).
+        """
+        small = F.interpolate(
+            self.anomaly_map(tokens), size=MAP_SIZE, mode="bilinear", align_corners=False
+        )
+        smooth: Tensor = self.gaussian_blur(small)[:, 0]
+        return smooth
 
-    def anomaly_map(self, features: Tensor, size: tuple[int, int]) -> Tensor:
-        """Scales combined as the variant says, shape (batch, 1, *size)."""
-        encoded, decoded = self.reconstruct(features, self.grid(size))
-        mean: Tensor
-        mean, scales = self.calculate_anomaly_maps(encoded, decoded, out_size=size)
-        if self._exponent == 1:
-            return mean
-        return generalised_mean(torch.stack(scales).clamp_min(0), self._exponent)
-
-    def score(self, features: Tensor, size: tuple[int, int]) -> Tensor:
-        """Score of each image: mean of the top of its smoothed anomaly map, shape (batch,)."""
-        smooth = self.gaussian_blur(
-            F.interpolate(
-                self.anomaly_map(features, size),
-                size=DEFAULT_RESIZE_SIZE,
-                mode="bilinear",
-                align_corners=False,
-            )
-        ).flatten(1)
-        top = torch.topk(smooth, k=effective_k(smooth.shape[1], self._top_percent), dim=1).values
-        return top.mean(dim=1)
-
-
-def _halves(count: int) -> list[list[int]]:
-    return [list(range(count // SCALES)), list(range(count // SCALES, count))]
+    def score(self, smooth_map: Tensor) -> Tensor:
+        """Score of each image: mean of the top of its smooth map, shape (batch,)."""
+        flat = smooth_map.flatten(1)
+        k = effective_k(flat.shape[1], self._top_percent)
+        return torch.topk(flat, k=k, dim=1).values.mean(dim=1)

@@ -1,15 +1,16 @@
 """One trial of Dinomaly: the loop, its randomness, and how it is continued.
 
-On a CPU a trial is a function of its parameters, its data, its seed and its number of threads, to
-the last bit. The order of the images is a function of seed and step, so it needs no state; the
-weights' start and the dropout come from torch's global stream, which is seeded here, after the
-encoder has been made or found, and kept in checkpoints.
+On a CPU a trial is a function of its parameters, its data, its seed, its number of threads and the
+tokens that it shares with others, to the last bit. The order of the images and their augmentation
+are functions of seed and step, so they need no state; the weights' start and the dropout come from
+torch's global stream, which is seeded here, after the encoder has been made or found, and kept in
+checkpoints.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,27 +21,38 @@ from anomalib.models.image.dinomaly.components import StableAdamW, WarmCosineSch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hdsweep.method import Data, Diverged, Item, Outcome, Predictions, TrialContext
+from hdsweep.method import AnomalyMaps, Data, Diverged, Item, Outcome, Predictions, TrialContext
+from hdsweep.metrics import evaluate
 from trainables.dinomaly import Params
-from trainables.dinomaly.model import SCALES, DinomalyNet
-from trainables.encoders.backbone import build
-from trainables.encoders.images import normalised, resized
+from trainables.dinomaly.memory import Peak
+from trainables.dinomaly.model import MAP_SIZE, DinomalyNet
+from trainables.encoders.images import mask_on_grid, normalised
+from trainables.encoders.tokens import CHUNK, Tokens
 
-Features = Callable[[NDArray[np.intp]], Tensor]
-
-REPORT_EVERY = 10
-KEEP_BYTES = 2**30  # features of the training images up to this size are kept in memory
-_CHUNK = 32  # images encoded at once outside of training
 _STATE_FILE = "state.pt"
+_AUGMENTS, _VALIDATES = 1, 2  # streams beside the order of the images
 
 
 def train_and_score(params: Params, data: Data, context: TrialContext) -> Outcome:
     """Train on ``data.train``, score ``data.test``."""
-    net = DinomalyTrial(params, data, context)
-    final_loss = net.train()
+    peak = Peak(torch.device(context.device))
+    trial = DinomalyTrial(params, data, context)
+    final_loss = trial.train()
+    maps = None
+    if data.read_mask is not None and any(item.mask for item in data.test):
+        path = context.scratch / "maps.npy"
+        shape = (len(data.test), *MAP_SIZE)
+        drawn = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        to_grid = partial(mask_on_grid, params=params, grid=MAP_SIZE)
+        maps = AnomalyMaps(path, to_grid)
+        score = trial.score(data.test, drawn)
+        drawn.flush()
+    else:
+        score = trial.score(data.test)
     return Outcome(
-        predictions=Predictions.of(data.test, net.score(data.test)),
-        scalars={"final_loss": final_loss},
+        predictions=Predictions.of(data.test, score),
+        scalars={"final_loss": final_loss, "peak_memory_mb": peak.megabytes()},
+        maps=maps,
     )
 
 
@@ -56,9 +68,11 @@ class DinomalyTrial:
     def __init__(self, params: Params, data: Data, context: TrialContext) -> None:
         self.params, self.data, self.context = params, data, context
         self.device = torch.device(context.device)
-        encoder = build(params, params.target_layers, data, context)
+        keep = None if params.tokens == "off" else params.tokens
+        self.tokens = Tokens(params, params.target_layers, data, context, keep)
+        shape = self.tokens.shape
         torch.manual_seed(context.seed)
-        self.net = DinomalyNet(encoder, params).to(self.device)
+        self.net = DinomalyNet(shape, params, data.groups, params.crop).to(self.device)
         self.learned = [p for p in self.net.learned.parameters() if p.requires_grad]
         self.optimizer = StableAdamW(
             self.learned,
@@ -77,6 +91,8 @@ class DinomalyTrial:
         )
         self._plain_learning_rates()
         self.steps_per_epoch = math.ceil(len(data.train) / params.batch_size)
+        self.group_of = [data.groups.index(item.group) for item in data.train]
+        self.validation = self._validation_items() if params.validation == "from_test" else ()
 
     def train(self) -> float:
         """Run from the last checkpoint, or the start, to ``max_steps``.
@@ -87,62 +103,68 @@ class DinomalyTrial:
         Raises:
             Diverged: The loss or the gradient became NaN or infinite.
         """
-        features = self._training_features()
         loss = math.nan
         done = 0
         folder = self.context.resume()
         if folder is not None:
             done, loss = self._restore(folder)
             self.context.log.info("continuing after step %d", done)
+        self._log_values(self._batch(done + 1))
         self.net.train()
         for step in range(done + 1, self.params.max_steps + 1):
-            loss = self._step(step, features(self._batch(step)))
+            loss = self._step(step)
             self.context.checkpoint(step, partial(self._save, step=step, loss=loss))
         return loss
 
-    def _step(self, step: int, features: Tensor) -> float:
-        encoded, decoded = self.net.reconstruct(features, self.net.grid(self.params.crop))
-        loss = self.net.loss_fn(encoded, decoded, global_step=step - 1)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise Diverged(step, "loss")
+    def _step(self, step: int) -> float:
+        batch = self._batch(step)
+        group = torch.tensor([self.group_of[i] for i in batch], device=self.device)
+        seen = self.net.reconstruct(self._tokens_of(batch, step), group)
+        loss, shown = self.net.objective(seen, step - 1)
         self.optimizer.zero_grad()
         loss.backward()
-        total_norm = nn.utils.get_total_norm([p.grad for p in self.learned if p.grad is not None])
-        norm = float(total_norm)
-        if not math.isfinite(norm):
-            bad = sum(
-                int((~torch.isfinite(p.grad)).sum()) for p in self.learned if p.grad is not None
-            )
-            self.context.report(step, {"loss": value, "grad/nan_count": float(bad)})
-            raise Diverged(step, "gradient norm")
+        gradients = [p.grad for p in self.learned if p.grad is not None]
+        total_norm = nn.utils.get_total_norm(gradients)
+        value, norm = torch.stack([loss.detach(), total_norm]).tolist()  # one wait for the GPU
+        point = {"loss": value, "grad/total_norm": norm, "grad/nan_count": 0.0}
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            point["grad/nan_count"] = float(sum(int((~torch.isfinite(g)).sum()) for g in gradients))
+            self.context.report(step, point)
+            raise Diverged(step, "gradient norm" if math.isfinite(value) else "loss")
         nn.utils.clip_grads_with_norm_(self.learned, self.params.grad_clip, total_norm)
-        lr = float(self.optimizer.param_groups[0]["lr"])
+        point["lr"] = float(self.optimizer.param_groups[0]["lr"])
         self.optimizer.step()
         if self.params.lr_interval == "step" or step % self.steps_per_epoch == 0:
             self.scheduler.step()
             self._plain_learning_rates()
-        if step == 1 or step % REPORT_EVERY == 0 or step == self.params.max_steps:
-            self.context.report(
-                step,
-                {
-                    "loss": value,
-                    "lr": lr,
-                    "grad/total_norm": norm,
-                    "grad/nan_count": 0.0,
-                    **self.net.loss_fn.scheduled(),
-                },
-            )
-        return value
+        point |= {name: float(number) for name, number in shown.items()}
+        if self.validation and (
+            step % self.params.validate_every == 0 or step == self.params.max_steps
+        ):
+            point |= self._validate()
+        self.context.report(step, point)
+        return float(value)
 
-    def score(self, items: Sequence[Item]) -> NDArray[np.float64]:
-        """Score of each item, shape (len(items),)."""
+    def score(
+        self, items: Sequence[Item], maps: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float64]:
+        """Score of each test item, shape (len(items),).
+
+        Args:
+            items: Some of ``data.test``.
+            maps: Where their anomaly maps are to be put, shape (len(items), *MAP_SIZE).
+        """
+        training = self.net.training
         self.net.eval()
+        scores = []
         with torch.inference_mode():
-            scores = [
-                self.net.score(self._encode(chunk), self.params.crop).double().cpu()
-                for chunk in _chunks(items)
-            ]
+            for start in range(0, len(items), CHUNK):
+                chunk = items[start : start + CHUNK]
+                smooth = self.net.smooth_map(self.tokens.of("test", chunk))
+                scores.append(self.net.score(smooth).double().cpu())
+                if maps is not None:
+                    maps[start : start + CHUNK] = smooth.float().cpu().numpy()
+        self.net.train(training)
         return torch.cat(scores).numpy()
 
     def _batch(self, step: int) -> NDArray[np.intp]:
@@ -153,26 +175,59 @@ class DinomalyTrial:
         size = self.params.batch_size
         return order[place * size : (place + 1) * size]
 
-    def _training_features(self) -> Features:
-        """Features of training items by index: computed once if they fit in memory.
+    def _tokens_of(self, batch: NDArray[np.intp], step: int) -> Tensor:
+        items = [self.data.train[i] for i in batch]
+        if self.params.augment == "none":
+            return self.tokens.of("train", items)
+        stream = np.random.SeedSequence(self.context.seed, spawn_key=(_AUGMENTS, step))
+        rng = np.random.default_rng(stream)
+        images = (image for chunk in self.tokens.images(items) for image in chunk)
+        return self.tokens.encode([augmented(image, self.params.augment, rng) for image in images])
 
-        They are a function of encoder, image size and data alone, not of seed or variant.
-        """
-        rows, columns = self.net.grid(self.params.crop)
-        encoder = self.net.encoder
-        tokens = rows * columns + 1 + encoder.num_register_tokens
-        size_bytes = len(self.data.train) * SCALES * tokens * encoder.embed_dim * 4
-        if size_bytes > KEEP_BYTES:
-            return lambda batch: self._encode([self.data.train[i] for i in batch])
-        with torch.no_grad():
-            kept = torch.cat([self._encode(chunk) for chunk in _chunks(self.data.train)])
-        return lambda batch: kept[torch.from_numpy(batch).to(kept.device)]
+    def _validation_items(self) -> tuple[Item, ...]:
+        """The same share of each group's normal and anomalous test items, for every seed."""
+        rng = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(_VALIDATES,)))
+        chosen = []
+        for group in self.data.groups:
+            for anomalous in (False, True):
+                kind = [
+                    item
+                    for item in self.data.test
+                    if item.group == group and item.is_anomaly is anomalous
+                ]
+                count = math.ceil(len(kind) * self.params.validation_percent / 100)
+                chosen += [kind[i] for i in np.sort(rng.permutation(len(kind))[:count])]
+        return tuple(chosen)
 
-    def _encode(self, items: Sequence[Item]) -> Tensor:
-        images = torch.stack([torch.from_numpy(self.data.read(item)) for item in items])
-        seen = normalised(resized(images.to(self.device), self.params))
-        features: Tensor = self.net.encode(seen)
-        return features
+    def _validate(self) -> dict[str, float]:
+        """Area under the ROC curve of the validation items, the mean over groups."""
+        score = self.score(self.validation)
+        label = np.array([item.is_anomaly for item in self.validation])
+        group = np.array([item.group for item in self.validation])
+        found = evaluate(["auroc"], group, label, score)[0]["auroc"].values()
+        values = [math.nan if value is None else value for value in found]
+        return {"val/auroc": math.fsum(values) / len(values)}
+
+    def _log_values(self, batch: NDArray[np.intp]) -> None:
+        """Ranges of what goes in, where most mistakes with data show first."""
+        items = [self.data.train[i] for i in batch]
+        raw = torch.cat([torch.from_numpy(self.data.read(item)).flatten() for item in items])
+        images = [image for chunk in self.tokens.images(items) for image in chunk]
+        for what, values in (
+            ("as stored", raw),
+            ("as the encoder sees them", normalised(torch.stack(images))),
+        ):
+            self.context.log.info(
+                "first batch, %d images %s: min %.4g, mean %.4g, max %.4g, %d not finite",
+                len(items),
+                what,
+                float(values.min()),
+                float(values.mean()),
+                float(values.max()),
+                int((~torch.isfinite(values)).sum()),
+            )
+        if float(raw.min()) == float(raw.max()):
+            self.context.log.warning("all values of the first batch are the same")
 
     def _plain_learning_rates(self) -> None:
         """Floats for the scheduler's numpy scalars, which a checkpoint must not hold."""
@@ -204,6 +259,9 @@ class DinomalyTrial:
         return int(state["step"]), float(state["loss"])
 
 
-def _chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    for start in range(0, len(items), _CHUNK):
-        yield items[start : start + _CHUNK]
+def augmented(image: Tensor, how: str, rng: np.random.Generator) -> Tensor:
+    """An image of shape (channels, height, width), mirrored or shifted cyclically at random."""
+    if how == "flip":
+        return image.flip([side for side in (1, 2) if rng.random() < 0.5])
+    shifts = [int(rng.integers(size)) for size in image.shape[1:]]
+    return image.roll(shifts, dims=(1, 2))

@@ -2,16 +2,18 @@
 
 An encoder is a constant of a sweep, not something a trial learns, so all that determines it is a
 knob and part of the trial's name. Its weights are ``pretrained`` (by timm, over the network), a
-local file, or one of two that need neither: ``random``, and ``pretext``, a short training on the
-data's own normal maps. The last two are drawn with a seed of their own: two replicates of a trial
-differ in what they train, never in what they look through.
+local file or folder, or one of two that need neither: ``random``, and ``pretext``, a short training
+on the data's own normal maps. The last two are drawn with a seed of their own: two replicates of a
+trial differ in what they train, never in what they look through.
 
 This module is what planning a sweep imports, so it knows no torch; ``backbone`` builds the network,
-``pretext`` trains it and ``images`` prepares what it sees.
+``published`` finds weights, ``pretext`` trains some, ``images`` prepares what the network sees, and
+``tokens`` keeps what it says.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -57,16 +59,37 @@ def _or_null(schema: dict[str, Any]) -> None:
 
 
 def _kind_of_weights(value: Any) -> str:
-    is_file = isinstance(value, Path) or (isinstance(value, str) and re.search(r"[/\\.]", value))
+    is_file = isinstance(value, Path) or (isinstance(value, str) and re.search(r"[/\\.~]", value))
     return "file" if is_file else "name"
+
+
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+
+def _file_in_folder(value: Any) -> Any:
+    """A folder, as model hubs keep one per model, stands for the file of weights in it."""
+    if _kind_of_weights(value) == "name":
+        return value
+    folder = Path(value)
+    with contextlib.suppress(OSError, RuntimeError):
+        folder = folder.expanduser()
+        if not folder.is_dir():
+            return value
+    inside = sorted(p for p in folder.iterdir() if p.suffix in _SUFFIXES)
+    preferred = [p for p in inside if p.name == "model.safetensors"] or inside
+    if len(preferred) != 1:
+        found = ", ".join(p.name for p in inside[:5]) or "no file of weights"
+        raise ValueError(f"{folder}: the folder holds {found}; name one file")
+    return preferred[0]
 
 
 Weights = Annotated[
     Annotated[Literal["pretrained", "random", "pretext"], Tag("name")]
     | Annotated[ContentPath, Tag("file")],
     Discriminator(_kind_of_weights),
+    BeforeValidator(_file_in_folder, json_schema_input_type=str),
 ]
-"""A source of weights by name, or a safetensors file, whose content names the trial."""
+"""A source of weights by name, or a file of them (or its folder), whose content names the trial."""
 
 
 def patch_of(encoder: str, patch_size: int | None) -> int | None:
@@ -144,6 +167,15 @@ class EncoderParams(Strict):
                 f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}"
             )
         return self
+
+    def identity(self, *, resolve: bool = True) -> dict[str, Any]:
+        """As ``Strict.identity``, where published weights are named by their content too."""
+        found = super().identity(resolve=resolve)
+        if resolve and self.weights == "pretrained":
+            from trainables.encoders import published
+
+            found["weights"] = f"sha256:{published.digest(self.encoder)}"
+        return found
 
     def shape(self) -> dict[str, int]:
         """The knobs of the network's shape that were set, as timm names them."""

@@ -6,10 +6,7 @@ are loaded, bicubic and without antialiasing, which is what anomalib does in eve
 
 from __future__ import annotations
 
-import difflib
-import os
-import urllib.error
-import urllib.request
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,13 +19,10 @@ from timm.models import VisionTransformer
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
-from hdsweep.errors import did_you_mean
 from hdsweep.method import Data, MethodError, TrialContext
-from trainables.encoders import EncoderParams, default_layers, not_whole_patches, pretext
+from trainables.encoders import EncoderParams, default_layers, not_whole_patches, pretext, published
 
 _SEED = 0  # of random weights and of the pretext: the same encoder for every replicate
-_ANSWER_S = 5.0  # how long the model hub may take to answer before it counts as unreachable
-_WEIGHTS_FILE = "model.safetensors"
 
 
 class FrozenViT(nn.Module):
@@ -95,7 +89,9 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         if params.weights == "pretrained":
-            vit = _with_weights(params, _published(params), f"timm's {params.encoder}")
+            vit = _with_weights(
+                params, _read(published.file(params.encoder)), f"timm's {params.encoder}"
+            )
         elif params.weights == "random":
             vit = create(params)
         elif params.weights == "pretext":
@@ -114,12 +110,7 @@ def build(
 
 def create(params: EncoderParams, size: tuple[int, int] | None = None) -> VisionTransformer:
     """The network with fresh weights, for images of ``size`` (by default the crop's)."""
-    known = timm.list_models("vit_*", module="vision_transformer")
-    if params.encoder.split(".")[0] not in known:
-        raise MethodError(
-            f"encoder '{params.encoder}' is not a vision transformer of timm {timm.__version__}"
-            + did_you_mean(params.encoder, difflib.get_close_matches(params.encoder, known))
-        )
+    published.require_known(params.encoder)
     try:
         vit = timm.create_model(
             params.encoder,
@@ -189,64 +180,24 @@ def _native_size(params: EncoderParams) -> tuple[int, int]:
     return (int(height), int(width))
 
 
-def _published(params: EncoderParams) -> Mapping[str, Tensor]:
-    """Weights that timm publishes: from its cache, else from the hub, else refused at once.
-
-    Left to itself an offline download is tried again for about a minute, in each trial.
-    """
-    config = timm.get_pretrained_cfg(params.encoder)
-    if config is None or not config.has_weights:
-        raise MethodError(
-            f"timm has no pretrained weights for '{params.encoder}'; set 'weights' to 'pretext', "
-            "'random' or a safetensors file"
-        )
-    repository = config.hf_hub_id
-    if repository is not None:
-        from huggingface_hub import hf_hub_url, try_to_load_from_cache
-
-        cached = try_to_load_from_cache(repository, _WEIGHTS_FILE)
-        if isinstance(cached, str):
-            return _read(Path(cached))
-        _require_answer(hf_hub_url(repository, _WEIGHTS_FILE), params.encoder)
-    elif config.url:
-        _require_answer(config.url, params.encoder)
-    try:
-        vit = timm.create_model(params.encoder, pretrained=True, num_classes=0)
-    except (OSError, RuntimeError) as error:
-        raise _unavailable(params.encoder, str(error)) from error
-    weights: dict[str, Tensor] = vit.state_dict()
-    return weights
-
-
-def _require_answer(url: str, encoder: str) -> None:
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
-        raise _unavailable(encoder, "HF_HUB_OFFLINE is set")
-    request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - timm's own address
-    try:
-        urllib.request.urlopen(request, timeout=_ANSWER_S).close()  # noqa: S310
-    except urllib.error.HTTPError as error:
-        raise _unavailable(encoder, f"{url} answers {error.code}") from error
-    except OSError as error:  # URLError, timeouts and refused connections are all of it
-        raise _unavailable(encoder, f"{url}: {getattr(error, 'reason', error)}") from error
-
-
-def _unavailable(encoder: str, reason: str) -> MethodError:
-    return MethodError(
-        f"the pretrained weights of '{encoder}' are not in the cache and cannot be downloaded "
-        f'({reason}). Where there is a network, run python -c "import timm; '
-        f"timm.create_model('{encoder}', pretrained=True)\" and copy the model.safetensors it "
-        "caches; then set 'weights' to that file's path, or to 'pretext' or 'random' to do without"
-    )
-
-
 def _read(path: Path) -> Mapping[str, Tensor]:
     try:
-        weights: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
+        if path.suffix == ".safetensors":
+            found: object = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().partition("\n")[0]
         raise MethodError(
-            f"{path}: not a safetensors file ({error}); convert it with safetensors.torch.save_file"
+            f"{path}: not a file of weights ({reason}); give a safetensors file, or a .pth of "
+            "tensors only"
         ) from error
-    return weights
+    for wrapper in ("model", "state_dict"):  # what training scripts put around them
+        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
+            found = found[wrapper]
+    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
+        raise MethodError(f"{path}: holds something else than tensors by name")
+    return found
 
 
 def _after_pretext(
@@ -255,7 +206,7 @@ def _after_pretext(
     def train(folder: Path) -> None:
         vit = pretext.train(create(params), params, data, seed=_SEED, context=context)
         state = {key: value.contiguous().cpu() for key, value in vit.state_dict().items()}
-        save_file(state, folder / _WEIGHTS_FILE)
+        save_file(state, folder / published.FILE)
 
     inputs: dict[str, object] = {
         "encoder": params.encoder,
@@ -266,4 +217,23 @@ def _after_pretext(
         "seed": _SEED,
     }
     folder = context.stage("encoder", version=pretext.VERSION, inputs=inputs, build=train)
-    return _read(folder / _WEIGHTS_FILE)
+    return _read(folder / published.FILE)
+
+
+def key_of(params: EncoderParams, layers: tuple[int, ...] | None) -> dict[str, object]:
+    """All that determines an encoder's output for given images, as JSON values.
+
+    The network need not be built for it; only weights that timm publishes may have to be asked for.
+
+    Args:
+        params: As for ``build``.
+        layers: As for ``build``.
+    """
+    named = params.identity()
+    identity = {name: named[name] for name in EncoderParams.model_fields}
+    return {
+        **identity,
+        "layers": None if layers is None else list(layers),
+        "pretext": pretext.VERSION if params.weights == "pretext" else None,
+        "seed": _SEED,
+    }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hdsweep.method import MethodError
@@ -29,6 +31,21 @@ def resized(images: Tensor, params: EncoderParams) -> Tensor:
     (height, width), (rows, columns) = params.resize, params.crop
     top, left = round((height - rows) / 2), round((width - columns) / 2)
     return images[..., top : top + rows, left : left + columns]
+
+
+def mask_on_grid(
+    mask: NDArray[np.bool_], params: EncoderParams, grid: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """A mask as ``resized`` shows its image, then brought to ``grid`` by nearest neighbours.
+
+    Args:
+        mask: Shape (height, width) of the image.
+        params: Sizes.
+        grid: Rows and columns of the result.
+    """
+    seen = resized(torch.from_numpy(mask)[None, None].float(), params)
+    found: NDArray[np.bool_] = (F.interpolate(seen, size=grid, mode="nearest")[0, 0] > 0.5).numpy()
+    return found
 
 
 def normalised(images: Tensor) -> Tensor:

@@ -1,0 +1,227 @@
+"""What a frozen encoder says about each image, computed once for all trials that ask.
+
+Without augmentation the encoder's output per image is a constant of a sweep: every variant, seed
+and step sees the same. Of its layers only the means of two groups are needed, so these are kept,
+in half precision unless told otherwise, as a stage that trials map into memory. Where a GPU has
+room they are copied there, and a training step reads no file.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hdsweep.method import Data, Item, MethodError, TrialContext
+from trainables.encoders import EncoderParams
+from trainables.encoders.backbone import FrozenViT, build, key_of
+from trainables.encoders.images import normalised, resized
+
+VERSION = 1
+SCALES = 2  # groups of layers
+CHUNK = 32  # images encoded at once; a constant, since the bits depend on it
+
+Stored = Literal["float16", "bfloat16", "float32"]
+Split = Literal["train", "test"]
+
+_TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+_RAW = {2: (torch.uint16, "<u2"), 4: (torch.uint32, "<u4")}  # numpy knows no bfloat16: keep bits
+_RESIDENT_SHARE = 0.5  # of a GPU's free memory that tokens may take; the rest is for training
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a decoder must know about an encoder.
+
+    Args:
+        rows: Patches from top to bottom of an image.
+        columns: Patches from left to right.
+        prefix: Tokens before the patches': class token and registers.
+        width: Of a token.
+        num_heads: Attention heads.
+    """
+
+    rows: int
+    columns: int
+    prefix: int
+    width: int
+    num_heads: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens per image."""
+        return self.prefix + self.rows * self.columns
+
+
+class Tokens:
+    """Group means of encoder layers for the items of a trial.
+
+    Args:
+        params: The encoder and what it sees.
+        layers: Blocks whose output is used, an even number; the first and the second half are the
+            two groups. None for ``default_layers``.
+        data: Items and how to read them.
+        context: Lends the stage, the device and the threads that read images.
+        keep: How the stage holds them; None encodes each image whenever it is asked for.
+    """
+
+    def __init__(
+        self,
+        params: EncoderParams,
+        layers: tuple[int, ...] | None,
+        data: Data,
+        context: TrialContext,
+        keep: Stored | None,
+    ) -> None:
+        self._params, self._layers, self._data = params, layers, data
+        self._context, self._keep = context, keep
+        self._device = torch.device(context.device)
+        self._kept: dict[Split, Tensor] = {}
+        self._rows = {
+            "train": {item.name: row for row, item in enumerate(data.train)},
+            "test": {item.name: row for row, item in enumerate(data.test)},
+        }
+
+    @cached_property
+    def shape(self) -> Shape:
+        """Of the encoder; it is built only where no stage tells."""
+        if self._keep is None:
+            return _shape_of(self._encoder, self._params)
+        return self._stage("test", self._keep)[1]
+
+    def of(self, split: Split, items: Sequence[Item]) -> Tensor:
+        """Tokens of some of the split's items.
+
+        Returns:
+            Shape (len(items), 2, tokens, width), float32, on the trial's device.
+        """
+        if self._keep is None:
+            return self.encode([image for chunk in self.images(items) for image in chunk])
+        if split not in self._kept:
+            self._kept[split] = self._resident(self._stage(split, self._keep)[0])
+        kept, rows = self._kept[split], self._rows[split]
+        chosen = torch.tensor([rows[item.name] for item in items], device=kept.device)
+        return kept[chosen].to(self._device, torch.float32)
+
+    def images(self, items: Sequence[Item]) -> Iterator[list[Tensor]]:
+        """What the encoder sees of the items, before normalisation, in lists of up to CHUNK.
+
+        Each image has shape (channels, *crop), in the data's own unit. One list is read ahead, so
+        that memory is bounded whatever the data's size.
+        """
+
+        def seen(item: Item) -> Tensor:
+            return resized(torch.from_numpy(self._data.read(item))[None], self._params)[0]
+
+        chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
+        with ThreadPoolExecutor(self._context.threads) as pool:
+            waiting = [pool.submit(seen, item) for item in chunks[0]]
+            for following in [*chunks[1:], ()]:
+                ahead = [pool.submit(seen, item) for item in following]
+                try:
+                    yield [one.result() for one in waiting]
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+                waiting = ahead
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[Tensor]) -> Tensor:
+        """Group means of images as ``images`` gives them, float32, shape as that of ``of``."""
+        batch = normalised(torch.stack(list(images)).to(self._device))
+        found = list(self._encoder(batch).values())
+        half = len(found) // SCALES
+        groups = [torch.stack(group).mean(dim=0) for group in (found[:half], found[half:])]
+        return torch.stack(groups, dim=1)
+
+    @cached_property
+    def _encoder(self) -> FrozenViT:
+        encoder = build(self._params, self._layers, self._data, self._context)
+        return encoder.to(self._device)
+
+    def _stage(self, split: Split, keep: Stored) -> tuple[Tensor, Shape]:
+        """The stage of a split, memory-mapped, shape (items, 2, tokens, width), and its shape."""
+        items = self._data.train if split == "train" else self._data.test
+        names = hashlib.sha256("\n".join(item.name for item in items).encode())
+        inputs: Mapping[str, object] = {
+            **key_of(self._params, self._layers),
+            "groups": SCALES,
+            "type": keep,
+            "split": split,
+            "items": names.hexdigest(),
+        }
+
+        def write(folder: Path) -> None:
+            self._write(folder, items, keep)
+
+        folder = self._context.stage("tokens", version=VERSION, inputs=inputs, build=write)
+        shape = Shape(**json.loads((folder / "shape.json").read_text()))
+        stored = np.load(folder / "tokens.npy", mmap_mode="c")  # torch refuses read-only arrays
+        return torch.from_numpy(stored).view(_TYPES[keep]), shape
+
+    def _write(self, folder: Path, items: Sequence[Item], keep: Stored) -> None:
+        """Encode all items into ``folder``, a chunk at a time."""
+        kind, shape = _TYPES[keep], _shape_of(self._encoder, self._params)
+        size = (len(items), SCALES, shape.tokens, shape.width)
+        bits, raw = _RAW[kind.itemsize]
+        size_bytes = int(np.prod(size)) * kind.itemsize
+        self._context.log.info(
+            "encoding %d images into %.3g MB of tokens, once", len(items), size_bytes / 1e6
+        )
+        free = shutil.disk_usage(folder).free
+        if size_bytes > free:
+            raise OSError(
+                errno.ENOSPC,
+                f"{size_bytes / 1e9:.1f} GB of tokens do not fit into the {free / 1e9:.1f} GB that "
+                "are free; set the knob tokens to 'off' to encode images again in every step",
+                str(folder.parent),
+            )
+        header: dict[str, Any] = {"descr": raw, "fortran_order": False, "shape": size}
+        with (folder / "tokens.npy").open("wb") as file:
+            np.lib.format.write_array_header_2_0(file, header)
+            done = 0
+            for images in self.images(items):
+                encoded = self.encode(images).to(kind)
+                finite = torch.isfinite(encoded).flatten(1).all(dim=1).tolist()
+                if not all(finite):
+                    raise MethodError(
+                        f"{items[done + finite.index(False)].name}: the encoder's output is not "
+                        f"finite, or not in {keep}; if the image is right, set the knob "
+                        "tokens to 'bfloat16', 'float32' or 'off'"
+                    )
+                done += len(images)
+                values: NDArray[Any] = encoded.cpu().contiguous().view(bits).numpy()
+                file.write(values.astype(raw).tobytes())
+        (folder / "shape.json").write_text(json.dumps(asdict(shape)))
+
+    def _resident(self, tokens: Tensor) -> Tensor:
+        """The tokens on the GPU, if there is one and they leave room for training."""
+        if self._device.type != "cuda":
+            return tokens
+        free, _ = torch.cuda.mem_get_info(self._device)
+        if tokens.nbytes > _RESIDENT_SHARE * free:
+            self._context.log.info("tokens stay in host memory: %.1f GB", tokens.nbytes / 1e9)
+            return tokens
+        return tokens.to(self._device)
+
+
+def _shape_of(encoder: FrozenViT, params: EncoderParams) -> Shape:
+    return Shape(
+        rows=params.crop[0] // encoder.patch_size,
+        columns=params.crop[1] // encoder.patch_size,
+        prefix=1 + encoder.num_register_tokens,
+        width=encoder.embed_dim,
+        num_heads=encoder.num_heads,
+    )
