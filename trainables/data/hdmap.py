@@ -16,8 +16,6 @@ in one way for training and for testing.
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,12 +25,22 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from hdsweep.method import Check, Data, DataError, Dataset, Generator, Item, Strict
+from trainables.data.folders import (
+    MARKER,
+    Root,
+    files_in,
+    first,
+    is_folder,
+    listing,
+    make_hint,
+    require_root,
+)
+from trainables.data.repeats import leaks, repeats
 from trainables.data.synthetic import hdmap as synthetic
-from trainables.data.synthetic.hdmap import COLUMNS, DOMAINS, MARKER, ROWS, SPLITS, Domain, Split
+from trainables.data.synthetic.hdmap import COLUMNS, DOMAINS, ROWS, SPLITS, Domain, Split
 
 _SUFFIXES = (".tiff", ".tif")
 _PUBLISHED_COUNT = 1000  # maps per domain and split
-_NAMED = 5  # of a kind are spelt out, the rest are counted
 
 
 class Params(Strict):
@@ -46,17 +54,9 @@ class Params(Strict):
 
     outside_identity: ClassVar[frozenset[str]] = frozenset({"root", "make"})
 
-    root: Path
+    root: Root
     domains: tuple[Domain, ...] = Field(DOMAINS, min_length=1)
     make: synthetic.Params | None = None
-
-    @field_validator("root")
-    @classmethod
-    def _expand(cls, root: Path) -> Path:
-        try:
-            return root.expanduser()
-        except RuntimeError:
-            raise ValueError(f"{root}: there is no such user; write the path") from None
 
     @field_validator("domains")
     @classmethod
@@ -123,12 +123,15 @@ def check(params: Params) -> Check:
     marker = params.root / MARKER
     warnings = [line for d in params.domains for line in _counts(d, looks)]
     warnings += [line for look in looks for line in _unlike_float32(look)]
-    warnings += [line for split in SPLITS for line in _repeats(split, looks)]
+    found = [(s, [look.names for look in looks if look.split == s]) for s in SPLITS]
+    for split, names in found:  # over domains too: one may be a copy of another
+        warnings += repeats(split, names, "map")
     if marker.is_file():
         warnings.append(f"{marker} says that these maps are synthetic; say so where figures appear")
     else:
         warnings += [line for d in params.domains for line in _never_above_one(d, looks)]
-    problems = [line for look in looks for line in look.problems] + _leaks(looks)
+    problems = [line for look in looks for line in look.problems]
+    problems += leaks(found, "map", "a fault")
     return Check(
         rows=tuple(look.row() for look in looks),
         problems=tuple(dict.fromkeys(problems)),  # each split reports the folder all of them lack
@@ -137,16 +140,9 @@ def check(params: Params) -> Check:
 
 
 def _require_root(root: Path) -> None:
-    try:
-        is_folder, exists = root.is_dir(), root.exists()
-    except OSError as error:  # a name too long, a folder that may not be entered
-        raise _unreadable(root, error) from None
-    if not is_folder:
-        found = "this is a file" if exists else "no such folder"
-        raise DataError(
-            f"{root}: {found}; set 'root' to the folder that holds domain_A to domain_D, or "
-            f"{_make(root)}"
-        )
+    require_root(
+        root, f"set 'root' to the folder that holds domain_A to domain_D, or {_make(root)}"
+    )
 
 
 def _maps_in(root: Path, domain: Domain, split: Split) -> list[Path]:
@@ -154,74 +150,27 @@ def _maps_in(root: Path, domain: Domain, split: Split) -> list[Path]:
     _require_root(root)
     home = root / f"domain_{domain}"
     folder = home / split
-    if not _is_folder(home):
+    if not is_folder(home):
         raise DataError(
-            f"{home}: no such folder, {root} holds {_listing(root)}; set 'root' to the folder that "
+            f"{home}: no such folder, {root} holds {listing(root)}; set 'root' to the folder that "
             f"holds domain_A to domain_D, leave {domain} out of 'domains', or {_make(root)}"
         )
-    if not _is_folder(folder):
+    if not is_folder(folder):
         raise DataError(
-            f"{folder}: no such folder, {home} holds {_listing(home)}; the layout is "
+            f"{folder}: no such folder, {home} holds {listing(home)}; the layout is "
             f"domain_{domain}/train/good, domain_{domain}/test/good and domain_{domain}/test/fault"
         )
-    # A name that begins with a dot is a file manager's, not a map.
-    maps = [
-        folder / name
-        for name in _names_in(folder)
-        if not name.startswith(".") and name.lower().endswith(_SUFFIXES)
-    ]
-    for path in maps:
-        _require_file(path)
+    maps = files_in(folder, _SUFFIXES, "a TIFF")
     if not maps:
         raise DataError(
-            f"{folder}: no .tiff or .tif file, the folder holds {_listing(folder)}; put the maps "
+            f"{folder}: no .tiff or .tif file, the folder holds {listing(folder)}; put the maps "
             f"of domain {domain} there, or {_make(root)}"
         )
     return maps
 
 
 def _make(root: Path) -> str:
-    return f"make a synthetic twin in an empty folder with 'hdsweep data make hdmap {root}'"
-
-
-def _listing(folder: Path) -> str:
-    return _some([name for name in _names_in(folder) if not name.startswith(".")]) or "nothing"
-
-
-def _names_in(folder: Path) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except OSError as error:
-        raise _unreadable(folder, error) from None
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError as error:
-        raise _unreadable(path, error) from None
-
-
-def _require_file(path: Path) -> None:
-    """Left out in silence, a map that cannot be reached would make another, smaller data set."""
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    if not stat.S_ISREG(mode):
-        raise DataError(f"{path}: cannot be read as a TIFF (it is no file); move it elsewhere")
-    if not path.name.isprintable():
-        raise DataError(f"{str(path)!a}: the name is not printable UTF-8; rename the file")
-
-
-def _unreadable(path: Path, error: OSError) -> DataError:
-    what = "the target of this link cannot be read" if os.path.islink(path) else "cannot be read"
-    return DataError(f"{path}: {what} ({error.strerror}); mend, copy again or remove it")
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    return make_hint("hdmap", root)
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,12 +273,9 @@ def _look(root: Path, domain: Domain, split: Split) -> _Look:
             _add(look, path.relative_to(root).as_posix(), path)
         except DataError as error:
             damaged.append(str(error))
-    look.problems += damaged[:_NAMED]
-    if len(damaged) > _NAMED:
-        look.problems.append(
-            f"{root / f'domain_{domain}' / split}: {len(damaged) - _NAMED} more of the "
-            f"{look.count} maps cannot be used"
-        )
+    look.problems += first(
+        damaged, f"more of the {look.count} maps of domain {domain} {split} cannot be used"
+    )
     return look
 
 
@@ -352,30 +298,6 @@ def _add(look: _Look, name: str, path: Path) -> None:
         )
 
 
-def _leaks(looks: list[_Look]) -> list[str]:
-    """One sentence for each map that is in two splits that must not share it."""
-    where: dict[Split, dict[str, str]] = {split: {} for split in SPLITS}
-    for look in looks:
-        where[look.split] |= {digest: names[0] for digest, names in look.names.items()}
-    pairs: tuple[tuple[Split, Split, str], ...] = (
-        ("train/good", "test/good", "a method is tested on what it was trained on"),
-        ("train/good", "test/fault", "a fault is trained on as normal"),
-        ("test/good", "test/fault", "one map has both labels"),
-    )
-    lines = []
-    for one, other, harm in pairs:
-        a, b = where[one], where[other]
-        shared = sorted(a.keys() & b.keys(), key=lambda digest: a[digest])
-        lines += [
-            f"{a[d]} and {b[d]} are the same map: {harm}; remove one" for d in shared[:_NAMED]
-        ]
-        if len(shared) > _NAMED:
-            lines.append(
-                f"{len(shared) - _NAMED} more maps are both in {one} and in {other}: {harm}"
-            )
-    return lines
-
-
 def _counts(domain: Domain, looks: list[_Look]) -> list[str]:
     counts = {look.split: look.count for look in looks if look.domain == domain}
     if all(count == _PUBLISHED_COUNT for count in counts.values()):
@@ -389,20 +311,6 @@ def _unlike_float32(look: _Look) -> list[str]:
     if not others:
         return []
     return [f"domain {look.domain} {look.split} has {', '.join(others)} maps, read as float32"]
-
-
-def _repeats(split: Split, looks: list[_Look]) -> list[str]:
-    names: dict[str, list[str]] = {}  # over domains too: one may be a copy of another
-    for look in looks:
-        if look.split == split:
-            for digest, found in look.names.items():
-                names.setdefault(digest, []).extend(found)
-    repeated = [found for found in names.values() if len(found) > 1]
-    if not repeated:
-        return []
-    extra = sum(len(found) - 1 for found in repeated)
-    first, second = repeated[0][:2]
-    return [f"{extra} of the maps in {split} repeat another: {second} is the same as {first}"]
 
 
 def _never_above_one(domain: Domain, looks: list[_Look]) -> list[str]:

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from hdsweep.method import Strict
+from trainables.data.folders import MARKER
 
 Domain = Literal["A", "B", "C", "D"]
 Split = Literal["train/good", "test/good", "test/fault"]
@@ -41,7 +42,6 @@ Floats = NDArray[np.float64]
 DOMAINS: tuple[Domain, ...] = get_args(Domain)
 SPLITS: tuple[Split, ...] = get_args(Split)
 ROWS, COLUMNS = 31, 95  # planet teeth, ring teeth; coprime, so 2945 meshes visit every cell once
-MARKER = "synthetic.json"  # tells generated data from measured data
 
 SEVERITY: dict[str, dict[Domain, float]] = {
     "published": {"A": 0.55, "B": 0.55, "C": 0.27, "D": 0.50},
