@@ -75,7 +75,8 @@ def stage_folder(
                 "size_bytes": sum(p.stat().st_size for p in partial.rglob("*") if p.is_file()),
             }
             (partial / "stage.json").write_text(json.dumps(note, indent=1) + "\n")
-            partial.chmod(0o755)
+            for path in (partial, *partial.rglob("*")):  # private as temporary files are made, and
+                path.chmod(0o755 if path.is_dir() else 0o644)  # colleagues read a store too
             os.rename(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

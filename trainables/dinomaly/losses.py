@@ -183,7 +183,7 @@ def aux(params: Params, width: int, groups: Sequence[str]) -> Objective:
             f"({', '.join(groups)}); use more, or variant 'baseline', which is the same then"
         )
     mining = _hard_mining(params)
-    classifier = nn.utils.skip_init(nn.Linear, width, len(groups))
+    classifier = nn.Linear(width, len(groups), device="meta").to_empty(device="cpu")
     nn.init.zeros_(classifier.weight)
     nn.init.zeros_(classifier.bias)
 
