@@ -5,8 +5,9 @@ status and a reason, so no later step can forget it. Likewise the mean over grou
 soon as one group is: a mean over the groups that happen to have a value is another quantity.
 
 A value is taken from the record when it was computed under today's definition, and otherwise
-computed from the stored predictions: two definitions never meet in one column. Values are filled
-into one matrix per metric, for a store of 10,000 trials is read while a person waits.
+computed from the stored predictions: two definitions never meet in one column. A pixel metric is in
+the record or missing, as anomaly maps are not kept. Values are filled into one matrix per metric,
+for a store of 10,000 trials is read while a person waits.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hdsweep.errors import SpecError, did_you_mean
-from hdsweep.metrics import Metric, definitions, evaluate, parse_metric
+from hdsweep.metrics import METRICS, STORED_PIXEL, Metric, definitions, evaluate, parse_metric
 from hdsweep.store import PlannedSweep, Store
 from hdsweep.trial import STATUSES, TrialRecord
 
@@ -182,6 +183,8 @@ def _rates(
         key = column.metric.key
         if key in record.metrics and record.definitions.get(key, column.words) == column.words:
             values[key], missing[key] = record.metrics[key], record.missing.get(key, {})
+        elif METRICS[column.metric.variant].pixel:
+            values[key], missing[key] = {}, dict.fromkeys(groups, _why_no_pixels(key, record))
         else:
             later.append(key)
     if not later:
@@ -193,6 +196,17 @@ def _rates(
         return values | {key: {} for key in later}, missing | dict.fromkeys(later, lost)
     computed, undefined = evaluate(later, stored.group, stored.is_anomaly, stored.score)
     return values | computed, missing | undefined
+
+
+def _why_no_pixels(key: str, record: TrialRecord) -> str:
+    if not any(name in record.metrics for name in STORED_PIXEL):
+        return "the trial has no pixel metrics: its data have no masks, or its method draws no maps"
+    if key in STORED_PIXEL:
+        return "not in the record as defined today, and the maps to compute it from are not kept"
+    return (
+        f"pixel metrics are computed while the maps are there, for {', '.join(STORED_PIXEL)}; "
+        "the maps are not kept"
+    )
 
 
 def _assemble(

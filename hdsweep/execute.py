@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
 import os
 import random
@@ -25,13 +24,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from hdsweep import data, metrics, provenance
+from hdsweep import data, metrics, pixels, provenance
+from hdsweep.curve import Curve
 from hdsweep.errors import DataChanged, DataError, Diverged, HdsweepError, StoreError
 from hdsweep.method import (
+    AnomalyMaps,
     Data,
     Dataset,
+    Item,
     Method,
     Outcome,
     Predictions,
@@ -181,9 +184,10 @@ def _attempt(method: Method, trial: Trial, context: _Context) -> tuple[Status, d
         params = method.params.model_validate(dict(trial.params))
         outcome = method.run(params, loaded, context)
         _check(outcome, method, loaded)
+        found = _measured(outcome, loaded)  # reads masks, so before the last look at the data
         _same_data(dataset, data_params, trial)
         _keep(outcome, trial.id, context.store)
-        return "ok", _measured(outcome)
+        return "ok", found
     except Diverged as error:
         context.log.warning("diverged: %s", error)
         return "diverged", _note("diverged", error, trace=False)
@@ -263,16 +267,42 @@ def _check(outcome: object, method: Method, data: Data) -> None:
             raise ValueError(f"artifact '{name}' is not a plain file name")
 
 
-def _measured(outcome: Outcome) -> dict[str, Any]:
+def _measured(outcome: Outcome, data: Data) -> dict[str, Any]:
     found = outcome.predictions
     values, missing = metrics.evaluate(metrics.STORED, found.group, found.is_anomaly, found.score)
+    of_pixels, undefined = _of_pixels(outcome.maps, data)
+    values |= of_pixels
     return {
         "metrics": values,
-        "missing": missing,
-        "definitions": metrics.definitions(metrics.STORED),
+        "missing": missing | undefined,
+        "definitions": metrics.definitions(values),
         "scalars": {name: float(value) for name, value in outcome.scalars.items()},
         "artifacts": tuple(sorted(outcome.artifacts)),
     }
+
+
+def _of_pixels(maps: object, data: Data) -> metrics.Evaluated:
+    """Pixel metrics; none at all without maps, or where the data have no masks."""
+    if maps is None:
+        return {}, {}
+    if not isinstance(maps, AnomalyMaps):
+        raise TypeError(f"maps are a {type(maps).__name__}, not AnomalyMaps")
+    opened = pixels.open_maps(maps.path, len(data.test))
+    read, items = data.read_mask, data.test
+    if read is None or all(item.mask is None for item in items):
+        return {}, {}
+
+    def mask_of(item: Item) -> Callable[[], NDArray[np.bool_]]:
+        return lambda: maps.to_grid(read(item))
+
+    return metrics.evaluate_pixels(
+        metrics.STORED_PIXEL,
+        [item.name for item in items],
+        [item.group for item in items],
+        np.array([item.is_anomaly for item in items]),
+        [None if item.mask is None else mask_of(item) for item in items],
+        opened,
+    )
 
 
 def _keep(outcome: Outcome, trial_id: str, store: Store) -> None:
@@ -337,7 +367,7 @@ class _Context:
     checkpoint_interval_s: float
     _last_s: float = field(default_factory=time.monotonic)
     _began_s: float = field(default_factory=time.monotonic)
-    _curve: Any = None
+    _curve: Curve | None = None
 
     @property
     def seed(self) -> int:
@@ -353,12 +383,8 @@ class _Context:
 
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
         if self._curve is None:
-            self._open_curve(last_step=0)
-        point: dict[str, Any] = {"step": step, "time_s": round(time.monotonic() - self._began_s, 3)}
-        for name, value in metrics.items():  # JSON has no NaN; the words are what float() reads
-            number = float(value)
-            point[name] = number if np.isfinite(number) else str(number)
-        self._curve.write(json.dumps(point) + "\n")
+            self._curve = Curve(self._folder, self._began_s, self.log)
+        self._curve.add(step, metrics)
 
     def stage(
         self,
@@ -398,26 +424,15 @@ class _Context:
         whole = _checkpoints(self._folder / "checkpoint")
         if not whole:
             return None
-        self._open_curve(last_step=int(whole[-1].name))
-        self.log.info("continues from step %d", int(whole[-1].name))
+        self.close()  # of a method that has reported before it asks
+        step = int(whole[-1].name)
+        self._curve = Curve(self._folder, self._began_s, self.log, last_step=step)
+        self.log.info("continues from step %d", step)
         return whole[-1]
 
     def close(self) -> None:
         if self._curve is not None:
             self._curve.close()
-
-    def _open_curve(self, last_step: int) -> None:
-        """Start the curve with what an earlier attempt reported up to its checkpoint."""
-        path = self._folder / "curve.jsonl"
-        kept = []
-        if last_step and path.exists():
-            for line in path.read_text().splitlines():
-                with contextlib.suppress(ValueError, KeyError, TypeError):  # a line cut by a kill
-                    if json.loads(line)["step"] <= last_step:
-                        kept.append(line + "\n")
-        path.unlink(missing_ok=True)  # as with the log: a dying attempt keeps the old file
-        self._curve = path.open("a", encoding="utf-8", buffering=1)
-        self._curve.writelines(kept)
 
 
 def _checkpoints(home: Path) -> list[Path]:

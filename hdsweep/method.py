@@ -233,7 +233,8 @@ class TrialContext(Protocol):
 
         Args:
             step: Of the method's own progress, from 1, not decreasing.
-            metrics: Name -> value; a value may be NaN or infinite.
+            metrics: Name -> value; a value may be NaN or infinite. No name may be ``step`` or
+                ``time_s``.
         """
 
     def stage(

@@ -1,203 +1,38 @@
-"""Metrics of anomaly detection, as pure functions on labels and scores.
-
-All of them read one thing: how many items of each class lie at or above each distinct score. Items
-with equal scores cannot be told apart, so a threshold takes them all or none, and counts stay
-integers until the last division. Hence only the order of the scores matters: an infinite score is
-an ordinary extreme one, a NaN has no place in the order and makes the metric undefined, and a
-strictly increasing transformation leaves every value the same, bit for bit.
+"""Names, definitions and evaluation of the metrics of anomaly detection.
 
 Metrics are named by a small grammar, ``name[@percent][:rule][[group=value]]``, as in ``auroc``,
-``tpr@1``, ``tpr@1:nearest`` or ``tpr@1[domain=C]``. Workers import this module: numpy only.
+``tpr@1``, ``tpr@1:nearest`` or ``tpr@1[domain=C]``. Image metrics are functions on the labels and
+scores of images (hdsweep.roc), pixel metrics on those of pixels (hdsweep.pixels).
+Workers import this module: numpy only.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hdsweep import pixels
 from hdsweep.errors import SpecError, UndefinedMetric, did_you_mean
-
-Bools = NDArray[np.bool_]
-Floats = NDArray[np.floating]
-Counts = NDArray[np.int64]
-
-
-# --- functions on labels and scores: arguments and errors are those of ``roc`` --------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Roc:
-    """Counts at every distinct threshold, from the strictest to the loosest.
-
-    Args:
-        threshold: Shape (k + 1,), descending: scores from it on are called anomalous. The first,
-            infinity, stands for calling none.
-        false_positives: Shape (k + 1,), from 0 to the number of normal items.
-        true_positives: Shape (k + 1,), from 0 to the number of anomalous items.
-    """
-
-    threshold: NDArray[np.float64]
-    false_positives: Counts
-    true_positives: Counts
-
-    @property
-    def normal(self) -> int:
-        """Number of normal items."""
-        return int(self.false_positives[-1])
-
-    @property
-    def anomalous(self) -> int:
-        """Number of anomalous items."""
-        return int(self.true_positives[-1])
-
-
-def roc(is_anomaly: Bools, score: Floats) -> Roc:
-    """Make the ROC curve, with a point for every distinct score; none is dropped.
-
-    Args:
-        is_anomaly: Shape (n,).
-        score: Shape (n,), larger means more anomalous, any monotone unit; infinities are allowed.
-
-    Raises:
-        UndefinedMetric: One class is absent, or a score is NaN.
-    """
-    label = np.asarray(is_anomaly, dtype=np.bool_)
-    value = np.asarray(score, dtype=np.float64)
-    if label.shape != value.shape or label.ndim != 1:
-        raise ValueError(f"labels {label.shape} and scores {value.shape} are not two equal rows")
-    if nan := np.count_nonzero(np.isnan(value)):
-        raise UndefinedMetric(f"{nan} of {len(value)} scores are NaN")
-    anomalous = int(np.count_nonzero(label))
-    if anomalous in (0, len(label)):
-        absent = "anomalous" if anomalous == 0 else "normal"
-        raise UndefinedMetric(f"no {absent} item among {len(label)}")
-    order = np.argsort(-value)
-    value, label = value[order], label[order]
-    last = np.append(np.flatnonzero(value[1:] != value[:-1]), len(value) - 1)  # of each tie
-    found = np.cumsum(label, dtype=np.int64)[last]
-    return Roc(
-        threshold=np.concatenate(([np.inf], value[last])),
-        false_positives=np.concatenate(([0], last + 1 - found)),
-        true_positives=np.concatenate(([0], found)),
-    )
-
-
-def auroc(is_anomaly: Bools, score: Floats) -> float:
-    """Probability that an anomalous item scores above a normal one, a tie counting one half."""
-    curve = roc(is_anomaly, score)
-    right, up = np.diff(curve.false_positives), curve.true_positives
-    return int(np.sum(right * (up[1:] + up[:-1]))) / (2 * curve.normal * curve.anomalous)
-
-
-def ap(is_anomaly: Bools, score: Floats) -> float:
-    """Average precision: precision at each threshold, weighted by the recall it adds."""
-    curve = roc(is_anomaly, score)
-    tp, fp = curve.true_positives[1:], curve.false_positives[1:]
-    return float(np.sum(np.diff(curve.true_positives) * (tp / (tp + fp)))) / curve.anomalous
-
-
-def tpr_at_fpr(is_anomaly: Bools, score: Floats, percent: float) -> float:
-    """Largest true-positive rate whose false-positive rate is at most ``percent``.
-
-    Args:
-        is_anomaly: Shape (n,).
-        score: Shape (n,), larger means more anomalous, any monotone unit.
-        percent: Bound on the false-positive rate, in (0, 100].
-
-    Returns:
-        Value in [0, 1]; no interpolation between thresholds.
-
-    Raises:
-        UndefinedMetric: One class is absent, or a score is NaN.
-    """
-    curve = roc(is_anomaly, score)
-    allowed = int(_share(percent, curve.normal))
-    index = int(np.searchsorted(curve.false_positives, allowed, side="right")) - 1
-    return int(curve.true_positives[index]) / curve.anomalous
-
-
-def tpr_at_fpr_nearest(is_anomaly: Bools, score: Floats, percent: float) -> float:
-    """True-positive rate at the first threshold whose false-positive rate is nearest ``percent``.
-
-    Only for comparison with published numbers computed so: it takes the lowest of several rates at
-    one false-positive rate, may exceed the bound, and falls to 0 on few normal items.
-    """
-    curve = roc(is_anomaly, score)
-    distance = np.abs(curve.false_positives / curve.normal - percent / 100)
-    return int(curve.true_positives[np.argmin(distance)]) / curve.anomalous
-
-
-def fpr_at_tpr(is_anomaly: Bools, score: Floats, percent: float) -> float:
-    """Smallest false-positive rate whose true-positive rate is at least ``percent``.
-
-    At 100 it is the share of false alarms for which no anomaly is missed.
-    """
-    curve = roc(is_anomaly, score)
-    needed = -int(-_share(percent, curve.anomalous) // 1)
-    index = int(np.searchsorted(curve.true_positives, needed, side="left"))
-    return int(curve.false_positives[index]) / curve.normal
-
-
-def precision(is_anomaly: Bools, score: Floats) -> float:
-    """Precision at the threshold of ``f1``."""
-    tp, fp, _, _ = _best_f1(is_anomaly, score)
-    return tp / (tp + fp)
-
-
-def recall(is_anomaly: Bools, score: Floats) -> float:
-    """Recall at the threshold of ``f1``."""
-    tp, _, anomalous, _ = _best_f1(is_anomaly, score)
-    return tp / anomalous
-
-
-def f1(is_anomaly: Bools, score: Floats) -> float:
-    """Largest F1 over all thresholds: an oracle, as it chooses the threshold by the test labels.
-
-    Among thresholds of equal F1 the strictest is taken.
-    """
-    tp, fp, anomalous, _ = _best_f1(is_anomaly, score)
-    return 2 * tp / (tp + fp + anomalous)
-
-
-def accuracy(is_anomaly: Bools, score: Floats) -> float:
-    """Accuracy at the threshold of ``f1``."""
-    tp, fp, anomalous, normal = _best_f1(is_anomaly, score)
-    return (tp + normal - fp) / (anomalous + normal)
-
-
-def eer(is_anomaly: Bools, score: Floats) -> float:
-    """Equal error rate: where the false-positive and the false-negative rate are the same.
-
-    The ROC points on either side are joined by a straight line, so the value is unique.
-    """
-    curve = roc(is_anomaly, score)
-    fp, tp, n, p = curve.false_positives, curve.true_positives, curve.normal, curve.anomalous
-    excess = fp * p + tp * n - n * p  # (FPR - FNR) in units of 1 / (n p): rises from -np to np
-    after = int(np.searchsorted(excess, 0))
-    share = -int(excess[after - 1]) / int(excess[after] - excess[after - 1])
-    return float(fp[after - 1] + share * (fp[after] - fp[after - 1])) / n
-
-
-def _share(percent: float, n: int) -> Fraction:
-    # Through the decimal that was written: in floats 7 of 1000 is more than 0.7 %.
-    if not 0 < percent <= 100:
-        raise ValueError(f"percent is in (0, 100], found {percent}")
-    return Fraction(str(float(percent))) * n / 100
-
-
-def _best_f1(is_anomaly: Bools, score: Floats) -> tuple[int, int, int, int]:
-    curve = roc(is_anomaly, score)
-    tp, fp = curve.true_positives, curve.false_positives
-    best = int(np.argmax(2 * tp / (tp + fp + curve.anomalous)))
-    return int(tp[best]), int(fp[best]), curve.anomalous, curve.normal
-
+from hdsweep.roc import (
+    Bools,
+    Floats,
+    accuracy,
+    ap,
+    auroc,
+    eer,
+    f1,
+    fpr_at_tpr,
+    precision,
+    recall,
+    tpr_at_fpr,
+    tpr_at_fpr_nearest,
+)
 
 # --- the registry ---------------------------------------------------------------------------------
 
@@ -206,12 +41,16 @@ def _best_f1(is_anomaly: Bools, score: Floats) -> tuple[int, int, int, int]:
 class Definition:
     """What stands behind the name of a metric."""
 
-    function: Callable[..., float]  # (is_anomaly, score[, percent]) to a value in [0, 1]
+    function: Callable[..., float]
+    """(is_anomaly, score[, percent]), or (ranking[, percent]) of pixels, to a value in [0, 1]."""
     words: str  # for a reader; {percent} stands for the number
     takes_percent: bool = False
     larger_is_better: bool = True
+    default_percent: float | None = None  # what the name alone means
+    pixel: bool = False  # computed from anomaly maps, which are not kept
 
 
+_PIXELS = "over all pixels of a group's test images, at the resolution of the method's maps"
 _ORACLE = "at the threshold of largest F1 on the test labels (an oracle; the strictest of several)"
 
 METRICS: dict[str, Definition] = {
@@ -248,13 +87,35 @@ METRICS: dict[str, Definition] = {
         "on the ROC curve joined by straight lines",
         larger_is_better=False,
     ),
+    "pixel_auroc": Definition(
+        pixels.auroc,
+        f"area under the ROC curve by trapezoids; a tie counts one half; {_PIXELS}",
+        pixel=True,
+    ),
+    "pixel_ap": Definition(
+        pixels.ap,
+        "average precision: sum of precision times added recall, no interpolation; " + _PIXELS,
+        pixel=True,
+    ),
+    "aupro": Definition(
+        pixels.aupro,
+        "area under the per-region overlap curve up to a false-positive rate of {percent} %, "
+        "divided by that limit; regions are 8-connected within an image and weigh the same; "
+        "all distinct thresholds, joined by straight lines; " + _PIXELS,
+        takes_percent=True,
+        default_percent=30.0,
+        pixel=True,
+    ),
 }
 """By name, or by ``name:rule`` for a variant of one."""
 
 STORED: tuple[str, ...] = (
     "auroc", "ap", "tpr@1", "tpr@5", "fpr@100", "precision", "recall", "f1", "accuracy", "eer",
 )  # fmt: skip
-"""Computed for every trial; any other is computed from its stored predictions when asked for."""
+"""Computed for every trial; another image metric is computed from predictions when asked for."""
+
+STORED_PIXEL: tuple[str, ...] = ("pixel_auroc", "pixel_ap", "aupro", "aupro@5")
+"""Computed for every trial that has anomaly maps and masks; the maps are then gone."""
 
 
 # --- names ----------------------------------------------------------------------------------------
@@ -266,7 +127,7 @@ class Metric:
 
     Args:
         name: ``tpr``, or the name of a method's scalar.
-        percent: What follows ``@``.
+        percent: What follows ``@``, or what the name alone means.
         rule: What follows ``:``.
         group: The one group meant, or None for all and their mean.
     """
@@ -279,7 +140,8 @@ class Metric:
     @property
     def key(self) -> str:
         """The name that records use: canonical, without the group."""
-        percent = "" if self.percent is None else f"@{_plain(self.percent)}"
+        usual = None if self.definition is None else self.definition.default_percent
+        percent = "" if self.percent in (None, usual) else f"@{_plain(self.percent or 0)}"
         return f"{self.name}{percent}{f':{self.rule}' if self.rule else ''}"
 
     @property
@@ -338,11 +200,12 @@ def parse_metric(text: str, scalars: Collection[str] = ()) -> Metric:
         if percent is not None:
             raise SpecError(f"'{text}': metric '{name}' takes no percent; write it as '{name}'")
         return Metric(name, None, rule, group)
-    if percent is None:
+    usual = METRICS[variant].default_percent
+    if percent is None and usual is None:
         raise SpecError(f"'{text}': metric '{name}' needs a percent, as in '{name}@1'")
-    if not _NUMBER.match(percent) or not 0 < float(percent) <= 100:
+    if percent is not None and not (_NUMBER.match(percent) and 0 < float(percent) <= 100):
         raise SpecError(f"'{text}': '{percent}' is not a number above 0 and up to 100")
-    return Metric(name, float(percent), rule, group)
+    return Metric(name, usual if percent is None else float(percent), rule, group)
 
 
 def definitions(metrics: Iterable[str]) -> dict[str, str]:
@@ -352,16 +215,19 @@ def definitions(metrics: Iterable[str]) -> dict[str, str]:
     return {m.key: text for m, text in zip(asked, words, strict=True)}
 
 
+Evaluated = tuple[dict[str, dict[str, float | None]], dict[str, dict[str, str]]]
+
+
 def evaluate(
     metrics: Iterable[str],
     group: Sequence[str] | NDArray[np.str_],
     is_anomaly: Bools,
     score: Floats,
-) -> tuple[dict[str, dict[str, float | None]], dict[str, dict[str, str]]]:
-    """Metrics of each group of items.
+) -> Evaluated:
+    """Image metrics of each group of items.
 
     Args:
-        metrics: Names in the grammar; a group in a name is ignored.
+        metrics: Names of image metrics in the grammar; a group in a name is ignored.
         group: n group names.
         is_anomaly: Shape (n,).
         score: Shape (n,).
@@ -370,20 +236,108 @@ def evaluate(
         Canonical name -> group -> value, None where undefined; and of those undefined,
         name -> group -> why. Groups stand in the order in which they first appear.
     """
-    asked = {m.key: m for m in map(_parsed, metrics)}
+    asked = _asked(metrics, pixel=False)
     label, value = np.asarray(is_anomaly, dtype=np.bool_), np.asarray(score, dtype=np.float64)
+    return _by_group(asked, group, lambda inside: (label[inside], value[inside]))
+
+
+def evaluate_pixels(
+    metrics: Iterable[str],
+    item: Sequence[str],
+    group: Sequence[str],
+    is_anomaly: Bools,
+    masks: Sequence[Callable[[], Bools] | None],
+    maps: Floats,
+) -> Evaluated:
+    """Pixel metrics of each group of images.
+
+    One group is in memory at a time, as ``hdsweep.pixels.rank`` says; a map that is memory-mapped
+    and a mask are read when their group's turn comes.
+
+    Args:
+        metrics: Names of pixel metrics in the grammar; a group in a name is ignored.
+        item: n names, for messages.
+        group: n group names.
+        is_anomaly: Shape (n,). A normal image has no anomalous pixel.
+        masks: For each image a function that reads its mask, of the maps' shape; None where it has
+            none. A group with an anomalous image without one is undefined.
+        maps: Shape (n, height, width).
+
+    Returns:
+        As ``evaluate``.
+
+    Raises:
+        ValueError: A mask is not of the maps' shape; the message names the image.
+    """
+    asked = _asked(metrics, pixel=True)
+    label = np.asarray(is_anomaly, dtype=np.bool_)
+
+    def mask_of(image: int) -> Bools | None:
+        read = masks[image] if label[image] else None
+        if read is None:
+            return None
+        try:
+            return pixels.as_mask(read(), maps.shape[1:])
+        except ValueError as error:
+            raise ValueError(f"{item[image]}: {error}") from error
+
+    def ranking(inside: NDArray[np.intp]) -> tuple[pixels.Ranking]:
+        anomalous = inside[label[inside]]
+        lacking = [item[i] for i in anomalous if masks[i] is None]
+        if lacking:
+            raise UndefinedMetric(
+                f"no mask for {len(lacking)} of {len(anomalous)} anomalous images, "
+                f"{lacking[0]} first"
+            )
+        return (pixels.rank(maps, inside.tolist(), mask_of),)
+
+    return _by_group(asked, group, ranking)
+
+
+def _asked(metrics: Iterable[str], *, pixel: bool) -> dict[str, Metric]:
+    asked = {m.key: m for m in map(_parsed, metrics)}
+    for key, metric in asked.items():
+        if METRICS[metric.variant].pixel and not pixel:
+            raise ValueError(f"'{key}' is computed from anomaly maps, by evaluate_pixels")
+        if pixel and not METRICS[metric.variant].pixel:
+            raise ValueError(f"'{key}' is computed from predictions, by evaluate")
+    return asked
+
+
+def _by_group(
+    asked: Mapping[str, Metric],
+    group: Sequence[str] | NDArray[np.str_],
+    read: Callable[[NDArray[np.intp]], tuple[Any, ...]],
+) -> Evaluated:
+    """Every metric of what ``read`` makes of the positions of each group's items."""
     names = np.asarray(group, dtype=np.str_)
     values: dict[str, dict[str, float | None]] = {key: {} for key in asked}
     missing: dict[str, dict[str, str]] = {}
     for name in dict.fromkeys(names.tolist()):
-        inside = names == name
-        for key, metric in asked.items():
-            try:
-                values[key][name] = _value(metric, label[inside], value[inside])
-            except UndefinedMetric as reason:
-                values[key][name] = None
-                missing.setdefault(key, {})[name] = str(reason)
+        for key, found in _values(asked, read, np.flatnonzero(names == name)):
+            values[key][name] = None if isinstance(found, str) else found
+            if isinstance(found, str):
+                missing.setdefault(key, {})[name] = found
     return values, missing
+
+
+def _values(
+    asked: Mapping[str, Metric],
+    read: Callable[[NDArray[np.intp]], tuple[Any, ...]],
+    positions: NDArray[np.intp],
+) -> Iterator[tuple[str, float | str]]:
+    """Each metric's value, or why it has none."""
+    try:
+        items = read(positions)
+    except UndefinedMetric as reason:
+        yield from ((key, str(reason)) for key in asked)
+        return
+    for key, metric in asked.items():
+        percent = () if metric.percent is None else (metric.percent,)
+        try:
+            yield key, METRICS[metric.variant].function(*items, *percent)
+        except UndefinedMetric as reason:
+            yield key, str(reason)
 
 
 @lru_cache(maxsize=256)
@@ -393,8 +347,3 @@ def _parsed(text: str) -> Metric:
 
 def _plain(percent: float) -> str:
     return str(int(percent)) if float(percent).is_integer() else str(percent)
-
-
-def _value(metric: Metric, *items: NDArray[Any]) -> float:
-    percent = () if metric.percent is None else (metric.percent,)
-    return METRICS[metric.variant].function(*items, *percent)

@@ -7,8 +7,10 @@ process killed at any moment leaves either a finished trial or one that was neve
     ROOT/store.json                          what version of the layout this is
          trials/ab/ab12.../record.json       written last
                            predictions.parquet  curve.jsonl  log.txt  checkpoint/  artifacts/
+                           tensorboard/         the curve once more, see curve.py
          stages/<stage>/<key>/               shared work, see stages.py
          sweeps/<name>/sweep.yaml plan.json
+                       tensorboard/<label>  -> the trial's; a convenience, may be deleted
 """
 
 from __future__ import annotations
@@ -36,6 +38,9 @@ from hdsweep.trial import FORMAT, TrialRecord, newer_format
 _ID = re.compile(r"^[0-9a-f]{20}\Z")
 _OURS = {"store.json", "trials", "stages", "sweeps"}
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\]|^\.")  # in the name of a link
+_NAME_BYTES = 200  # most filesystems take 255, and a trial's id may follow
+_TRIALS = "../../../trials/"  # from a link to TensorBoard's files
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,15 @@ class PlannedSweep:
     expect: tuple[str, ...]
     groups: tuple[str, ...]
     cells: tuple[PlannedCell, ...]
+
+    def labels(self) -> dict[str, str]:
+        """Trial id -> readable name; a trial that two arms share has the first one's."""
+        found: dict[str, str] = {}
+        for cell in self.cells:
+            words = " ".join([cell.arm, *(f"{k}={v}" for k, v in cell.knobs.items())])
+            for seed, trial_id in cell.trials.items():
+                found.setdefault(trial_id, f"{words} seed={seed}")
+        return found
 
     def to_bytes(self) -> bytes:
         """The content of ``plan.json``."""
@@ -239,7 +253,10 @@ class Store:
             raise _cannot_write(target, error) from None
 
     def put_sweep(self, sweep: PlannedSweep, yaml: bytes) -> None:
-        """Keep what a sweep asked for, replacing what it asked before."""
+        """Keep what a sweep asked for, replacing what it asked before.
+
+        Its ``tensorboard`` gets a link to the curve of each trial, by name, reported or not.
+        """
         folder = self._sweep_dir(sweep.name)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -247,6 +264,8 @@ class Store:
             write_whole(folder / "plan.json", sweep.to_bytes())
         except OSError as error:
             raise _cannot_write(folder, error) from None
+        with contextlib.suppress(OSError):  # a convenience; no trial needs them
+            _link_curves(folder / "tensorboard", sweep.labels())
 
     @contextlib.contextmanager
     def driving(self, name: str) -> Iterator[None]:
@@ -386,6 +405,26 @@ class Store:
         for prefix in prefixes:
             with contextlib.suppress(NotADirectoryError):
                 yield from (e for e in os.scandir(prefix) if _ID.match(e.name))
+
+
+def _link_curves(home: Path, labels: Mapping[str, str]) -> None:
+    """Make the links of a sweep's trials what they should be; what else is there is let be."""
+    home.mkdir(exist_ok=True)
+    wanted: dict[str, str] = {}
+    for trial_id, label in labels.items():
+        name = _UNSAFE.sub("_", label).encode(errors="replace").decode()
+        if name in wanted or len(name.encode()) > _NAME_BYTES:
+            name = f"{name.encode()[:_NAME_BYTES].decode(errors='ignore')} {trial_id}"
+        wanted[name] = f"{_TRIALS}{trial_id[:2]}/{trial_id}/tensorboard"
+    with os.scandir(home) as entries:
+        links = {e.name: os.readlink(e.path) for e in entries if e.is_symlink()}
+    for name, target in links.items():
+        if target.startswith(_TRIALS) and wanted.get(name) != target:
+            os.unlink(home / name)
+    for name, target in wanted.items():
+        if links.get(name) != target:
+            with contextlib.suppress(OSError):  # another's file, or a filesystem without links
+                os.symlink(target, f"{home}/{name}")
 
 
 def write_whole(path: Path, content: bytes) -> None:

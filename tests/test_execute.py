@@ -55,7 +55,7 @@ def test_a_trial_leaves_its_record_predictions_curve_and_log(run: Any) -> None:
     assert json.loads((folder / "curve.jsonl").read_text())["step"] == 1
     assert "ok after" in (folder / "log.txt").read_text()
     assert sorted(p.name for p in folder.iterdir()) == [
-        ".lock", "curve.jsonl", "log.txt", "predictions.parquet", "record.json",
+        ".lock", "curve.jsonl", "log.txt", "predictions.parquet", "record.json", "tensorboard",
     ]  # fmt: skip
 
 

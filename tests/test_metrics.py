@@ -21,9 +21,18 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from hdsweep import metrics
+from hdsweep import metrics, roc
 from hdsweep.errors import HdsweepError, SpecError, UndefinedMetric
-from hdsweep.metrics import METRICS, STORED, Metric, definitions, evaluate, parse_metric
+from hdsweep.metrics import (
+    METRICS,
+    STORED,
+    STORED_PIXEL,
+    Metric,
+    definitions,
+    evaluate,
+    evaluate_pixels,
+    parse_metric,
+)
 
 Case = tuple[np.ndarray, np.ndarray]
 
@@ -64,7 +73,7 @@ def test_auroc_and_average_precision_are_those_of_scikit_learn(case: Case) -> No
 @given(cases())
 def test_the_roc_curve_has_every_point_of_scikit_learn(case: Case) -> None:
     fpr, tpr, threshold = roc_curve(*case, drop_intermediate=False)
-    curve = metrics.roc(*case)
+    curve = roc.roc(*case)
     assert np.array_equal(curve.false_positives / curve.normal, fpr)
     assert np.array_equal(curve.true_positives / curve.anomalous, tpr)
     assert np.array_equal(curve.threshold, threshold)
@@ -225,7 +234,7 @@ def test_an_infinite_score_is_the_most_extreme_one() -> None:
     assert all_values(label, both) == all_values(label, np.array([9.0, 1.0, 9.0, -9.0]))
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", [name for name in METRICS if not METRICS[name].pixel])
 @pytest.mark.parametrize(
     ("label", "score", "reason"),
     [
@@ -287,6 +296,11 @@ def test_no_warning_is_given_on_any_ordinary_input() -> None:
         ("tpr@1[domain=C]", "tpr@1[group=C]", "tpr@1"),
         ("fpr@100[ category = metal nut ]", "fpr@100[group=metal nut]", "fpr@100"),
         ("latency_ms", "latency_ms", "latency_ms"),
+        ("aupro", "aupro", "aupro"),
+        ("aupro@30.0", "aupro", "aupro"),
+        ("aupro@3e1[category=bottle]", "aupro[group=bottle]", "aupro"),
+        ("aupro@5", "aupro@5", "aupro@5"),
+        ("pixel_auroc[category=bottle]", "pixel_auroc[group=bottle]", "pixel_auroc"),
     ],
 )
 def test_a_name_has_one_canonical_form(text: str, canonical: str, key: str) -> None:
@@ -322,6 +336,10 @@ def test_every_metric_is_read_back_from_its_name(
         ("tpr@nan", "'tpr@nan': 'nan' is not a number above 0 and up to 100"),
         ("tpr@1%", "'tpr@1%': '1%' is not a number above 0 and up to 100"),
         ("auroc@1", "'auroc@1': metric 'auroc' takes no percent; write it as 'auroc'"),
+        ("aupro@0", "'aupro@0': '0' is not a number above 0 and up to 100"),
+        ("aupro@", "'aupro@': '' is not a number above 0 and up to 100"),
+        ("pixel_ap@5", "metric 'pixel_ap' takes no percent; write it as 'pixel_ap'"),
+        ("pixel_auc", "unknown metric 'pixel_auc'; did you mean 'pixel_auroc'?"),
         ("auroc:fast", "'auroc:fast': unknown rule 'fast' of metric 'auroc'; write it without"),
         ("tpr@1:near", "'tpr@1:near': unknown rule 'near' of metric 'tpr'; did you mean 'nearest'"),
         ("latency_ms[domain=A]", "'latency_ms' is one number per trial; write it as 'latency_ms'"),
@@ -354,7 +372,29 @@ def test_definitions_name_the_percent_and_the_oracle() -> None:
 
 
 def test_what_is_stored_is_written_canonically() -> None:
-    assert tuple(parse_metric(name).text for name in STORED) == STORED
+    stored = STORED + STORED_PIXEL
+    assert tuple(parse_metric(name).text for name in stored) == stored
+
+
+def test_what_is_stored_says_whether_it_needs_maps() -> None:
+    assert not any(METRICS[parse_metric(name).variant].pixel for name in STORED)
+    assert all(METRICS[parse_metric(name).variant].pixel for name in STORED_PIXEL)
+
+
+def test_a_pixel_metric_names_its_limit_and_how_regions_are_joined() -> None:
+    words = definitions(["aupro", "aupro@5.0"])
+    assert "up to a false-positive rate of 30 %" in words["aupro"]
+    assert "up to a false-positive rate of 5 %" in words["aupro@5"]
+    assert all("8-connected" in text for text in words.values())
+    assert parse_metric("aupro") == parse_metric("aupro@30")
+
+
+def test_pixel_metrics_are_not_computed_from_predictions_nor_image_metrics_from_maps() -> None:
+    label, score = np.array([True, False]), np.array([1.0, 0.0])
+    with pytest.raises(ValueError, match="'aupro' is computed from anomaly maps"):
+        evaluate(["auroc", "aupro@30"], ["A", "A"], label, score)
+    with pytest.raises(ValueError, match="'auroc' is computed from predictions"):
+        evaluate_pixels(["auroc"], ["a", "b"], ["A", "A"], label, [None, None], np.ones((2, 1, 1)))
 
 
 # --- cost -----------------------------------------------------------------------------------------

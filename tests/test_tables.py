@@ -19,7 +19,7 @@ from analysis.tables import Cell, Missing, Row, Table
 from hdsweep.errors import SpecError, StoreError
 from hdsweep.identity import digest
 from hdsweep.method import Predictions
-from hdsweep.metrics import STORED, definitions, evaluate
+from hdsweep.metrics import STORED, STORED_PIXEL, definitions, evaluate
 from hdsweep.store import PlannedCell, PlannedSweep, Store
 from hdsweep.trial import Trial, TrialRecord
 
@@ -299,6 +299,46 @@ def test_a_value_of_another_definition_is_never_mixed_with_todays(store: Store) 
     assert (cell.mean, cell.n) == (today["auroc"]["A"], 1)
     assert cell.missing[0].status == "undefined"
     assert "no predictions to compute it from" in cell.missing[0].reason
+
+
+@pytest.mark.parametrize("has_predictions", [True, False])
+def test_a_pixel_metric_comes_from_the_record_or_is_missing_with_a_reason(
+    store: Store, has_predictions: bool
+) -> None:
+    whole, none, old = (trial(arm, 1) for arm in ("whole", "none", "old"))
+    values = {name: dict.fromkeys(GROUPS, 0.25) for name in STORED_PIXEL}
+    store.put(record(whole, {**flat(0.9), **values}))
+    store.put(record(none, flat(0.9)))
+    store.put(record(old, values, definitions={"aupro": "on 4-connected regions"}))
+    if has_predictions:
+        for made in (whole, none, old):
+            store.put_predictions(made.id, predictions(1))
+    sweep = planned([(arm, {}, (1,)) for arm in ("whole", "none", "old")])
+    found = frame.load(store, sweep, ["aupro@30", "aupro@10", "pixel_ap[domain=C]", "auroc"])
+    by_arm = [row.cells for row in tables.main_table(found, "aupro").rows]
+    assert [cells["mean"].mean for cells in by_arm] == [0.25, None, None]
+    lacking = "the trial has no pixel metrics: its data have no masks, or its method draws no maps"
+    outdated = "not in the record as defined today, and the maps to compute it from are not kept"
+    assert [cells["A"].missing[0].reason for cells in by_arm[1:]] == [lacking, outdated]
+    assert by_arm[1]["mean"].missing[0].reason == "undefined in A, B, C, D"
+    uncomputed = (
+        "pixel metrics are computed while the maps are there, for pixel_auroc, pixel_ap, aupro, "
+        "aupro@5; the maps are not kept"
+    )
+    others = [row.cells["A"] for row in tables.main_table(found, "aupro@10").rows]
+    assert [cell.missing[0].reason for cell in others] == [uncomputed, lacking, uncomputed]
+    assert all(cell.mean is None for cell in others)
+    assert tables.main_table(found, "pixel_ap[domain=C]").rows[0].cells["C"].mean == 0.25
+    assert uncomputed in render.render([tables.main_table(found, "aupro@10")])
+
+
+def test_a_group_without_masks_is_missing_with_the_reason_of_the_record(store: Store) -> None:
+    why = "no mask for 3 of 30 anomalous images, B/test/001.png first"
+    values = {"aupro": {"A": 0.5, "B": None, "C": 0.5, "D": 0.5}}
+    store.put(record(trial("baseline", 1), values, missing={"aupro": {"B": why}}))
+    cells = one_table(store, planned([("baseline", {}, (1,))]), "aupro").rows[0].cells
+    assert (cells["A"].mean, cells["B"].mean, cells["mean"].mean) == (0.5, None, None)
+    assert cells["B"].missing[0].reason == why
 
 
 def test_a_group_that_the_plan_names_and_the_trial_lacks_is_missing(store: Store) -> None:
