@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -243,6 +243,8 @@ def _planned(
     """Everything that must be right before anything is written."""
     spec = load_sweep(sweep)
     checked = configurations(spec)
+    for line in views.warnings(checked):
+        say(line)
     _metrics(spec)
     opened = Store(store)
     opened.check()
@@ -328,16 +330,22 @@ def check(
     ]
     if not files:
         raise SpecError(f"{paths[0]}: no .yaml files here; name a sweep file")
-    results = []
+    results: list[dict[str, Any]] = []
     for path in files:
         try:
             spec = load_sweep(path)
-            trials = len(configurations(spec)) * len(spec.seeds)
+            checked = configurations(spec, resolve=False)
             _metrics(spec)
             validate_data(spec, _dataset(spec).params)
-            results.append({"file": str(path), "ok": True, "trials": trials, "message": ""})
+            told = [line.plain.removeprefix("warning: ") for line in views.warnings(checked)]
+            results.append(
+                {"file": str(path), "ok": True, "trials": len(checked) * len(spec.seeds),
+                 "message": "", "warnings": told}
+            )  # fmt: skip
         except HdsweepError as error:
-            results.append({"file": str(path), "ok": False, "trials": 0, "message": str(error)})
+            results.append(
+                {"file": str(path), "ok": False, "trials": 0, "message": str(error), "warnings": []}
+            )
     if format is Format.json:
         views.print_json(results)
     else:
@@ -345,6 +353,8 @@ def check(
         for result in results:
             if result["ok"]:
                 console.print(Text(f"{result['file']}: ok, {result['trials']} trials"))
+                for told in result["warnings"]:
+                    console.print(Text.assemble(("warning: ", "yellow"), told))
             else:
                 console.print(Text.assemble(("error: ", "red"), str(result["message"])))
     if not all(result["ok"] for result in results):
@@ -369,7 +379,7 @@ def status(
     """Count a sweep's trials by how they ended, and list those that did not end well."""
     opened = Store(store)
     planned = opened.sweep(name)
-    labels = views.labels(planned)
+    labels = planned.labels()
     records = opened.records(labels)
     counts = views.counts(planned, records, opened)
     bad = views.not_ok(labels, records)

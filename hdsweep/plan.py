@@ -106,6 +106,7 @@ class Configuration:
         params: All parameters, defaults filled in.
         identity: What of them names a trial.
         encoded: ``identity`` as canonical JSON.
+        warnings: What the method says a person should know before it is run.
     """
 
     arm: str
@@ -115,6 +116,7 @@ class Configuration:
     params: Mapping[str, Any]
     identity: Mapping[str, Any]
     encoded: bytes
+    warnings: tuple[str, ...] = ()
 
 
 def configurations(spec: SweepSpec, *, resolve: bool = True) -> tuple[Configuration, ...]:
@@ -232,7 +234,16 @@ def _configurations(spec: SweepSpec, arm: Arm, resolve: bool) -> Iterator[Config
                 f"{_words(first[encoded])} and {_words(knobs)} are the same trial; remove one",
             )
         first[encoded] = knobs
-        yield Configuration(arm.name, arm.method, method.version, knobs, dumped, identity, encoded)
+        yield Configuration(
+            arm=arm.name,
+            method=arm.method,
+            version=method.version,
+            knobs=knobs,
+            params=dumped,
+            identity=identity,
+            encoded=encoded,
+            warnings=tuple(method.warn(params)),
+        )
 
 
 def _check_names(spec: SweepSpec, arm: Arm, method: Method) -> None:

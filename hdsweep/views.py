@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hdsweep.errors import HdsweepError, first_line
-from hdsweep.plan import STATES, Plan
+from hdsweep.plan import STATES, Configuration, Plan
 from hdsweep.spec import Arm, Grid, SweepSpec
 from hdsweep.store import PlannedSweep, Store
 from hdsweep.trial import STATUSES, TrialRecord
@@ -92,6 +92,18 @@ def _swept(arm: Arm) -> str:
     return "; ".join(words)
 
 
+def warnings(checked: Iterable[Configuration]) -> list[Text]:
+    """What methods say about the configurations of a sweep, each once, with the arms it is of."""
+    arms: dict[str, dict[str, None]] = {}
+    for one in checked:
+        for text in one.warnings:
+            arms.setdefault(text, {})[one.arm] = None
+    return [
+        Text.assemble(("warning: ", "yellow"), f"{', '.join(of)}: {text}")
+        for text, of in arms.items()
+    ]
+
+
 def print_record(console: Console, record: TrialRecord, folder: Path) -> None:
     """Parameters, results, where it ran, and why it failed."""
     trial = record.trial
@@ -130,7 +142,7 @@ def counts(
 ) -> dict[str, Any]:
     """Keys that scripts rely on; documented in the reference."""
     found = Counter(record.status for record in records.values())
-    total = len(labels(planned))
+    total = len(planned.labels())
     return {
         "sweep": planned.name,
         "store": str(store.root),
@@ -177,13 +189,3 @@ def advice(labels: Mapping[str, str], records: Mapping[str, TrialRecord], stale:
             )
         )
     return lines
-
-
-def labels(planned: PlannedSweep) -> dict[str, str]:
-    """Trial id -> readable name; a trial that two arms share has the first one's."""
-    found: dict[str, str] = {}
-    for cell in planned.cells:
-        for seed, trial_id in cell.trials.items():
-            words = [cell.arm, *(f"{k}={v}" for k, v in cell.knobs.items()), f"seed={seed}"]
-            found.setdefault(trial_id, " ".join(words))
-    return found
