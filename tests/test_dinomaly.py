@@ -613,7 +613,7 @@ def test_the_epoch_schedule_is_resumed_too(tmp_path: Path) -> None:
 def test_with_and_without_the_stage_predictions_agree_in_float32(tmp_path: Path) -> None:
     """To rounding: the encoder's matrix products depend on the batch that an image is in, and
     twelve steps carry that on. Here 1e-4 of a score; half precision costs up to a percent."""
-    encoded = trial(Context(tmp_path / "off"), tokens="off", grad_clip=1.0).predictions.score
+    encoded = trial(Context(tmp_path / "off"), tokens="none", grad_clip=1.0).predictions.score
     found = {}
     for kind in ("float32", "float16", "bfloat16"):
         context = Context(tmp_path / kind)
@@ -744,7 +744,7 @@ def test_a_bright_row_scores_higher(tmp_path: Path) -> None:
 def test_nan_in_training_is_divergence(tmp_path: Path) -> None:
     context = Context(tmp_path)
     with pytest.raises(Diverged, match="loss is not finite at step 1"):
-        trial(context, maps(broken=True), tokens="off")
+        trial(context, maps(broken=True), tokens="none")
     assert np.isnan(context.curve[-1][1]["loss"])
     assert context.curve[-1][1]["grad/nan_count"] > 0
 

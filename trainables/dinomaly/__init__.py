@@ -87,7 +87,7 @@ class Params(EncoderParams):
             (scale).
         scale_entropy: On the entropy of learned weights; larger keeps them closer to equal (scale).
         score_top_percent: Share of the anomaly map whose mean is the image's score.
-        tokens: Type in which the encoder's output is kept and shared between trials; ``off``
+        tokens: Type in which the encoder's output is kept and shared between trials; ``none``
             encodes each image again in each step.
         augment: Of training images, which are then encoded in each step: ``flip`` mirrors rows and
             columns at random, ``roll`` shifts them cyclically, as teeth of a gear may be counted
@@ -125,7 +125,7 @@ class Params(EncoderParams):
     scale_weights: Literal["learned"] | tuple[float, ...] = "learned"
     scale_entropy: float = Field(0.1, ge=0, le=100)
     score_top_percent: float = Field(1, gt=0, le=100)
-    tokens: Literal["float16", "bfloat16", "float32", "off"] = "float16"
+    tokens: Literal["float16", "bfloat16", "float32", "none"] = "float16"
     augment: Literal["none", "flip", "roll"] = "none"
     validation: Literal["none", "from_test"] = "none"
     validate_every: int = Field(200, ge=1)

@@ -68,7 +68,7 @@ class DinomalyTrial:
     def __init__(self, params: Params, data: Data, context: TrialContext) -> None:
         self.params, self.data, self.context = params, data, context
         self.device = torch.device(context.device)
-        keep = None if params.tokens == "off" else params.tokens
+        keep = None if params.tokens == "none" else params.tokens
         self.tokens = Tokens(params, params.target_layers, data, context, keep)
         shape = self.tokens.shape
         torch.manual_seed(context.seed)

@@ -185,7 +185,7 @@ class Tokens:
             raise OSError(
                 errno.ENOSPC,
                 f"{size_bytes / 1e9:.1f} GB of tokens do not fit into the {free / 1e9:.1f} GB that "
-                "are free; set the knob tokens to 'off' to encode images again in every step",
+                "are free; set the knob tokens to 'none' to encode images again in every step",
                 str(folder.parent),
             )
         header: dict[str, Any] = {"descr": raw, "fortran_order": False, "shape": size}
@@ -199,7 +199,7 @@ class Tokens:
                     raise MethodError(
                         f"{items[done + finite.index(False)].name}: the encoder's output is not "
                         f"finite, or not in {keep}; if the image is right, set the knob "
-                        "tokens to 'bfloat16', 'float32' or 'off'"
+                        "tokens to 'bfloat16', 'float32' or 'none'"
                     )
                 done += len(images)
                 values: NDArray[Any] = encoded.cpu().contiguous().view(bits).numpy()
