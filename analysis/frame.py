@@ -168,7 +168,9 @@ def _why_not(record: TrialRecord | None) -> str:
     if record is None:
         return "no record in the store"
     if record.error:
-        return f"{record.error.get('kind', 'error')}: {record.error.get('message', '')}"
+        kind, message = record.error.get("kind", "error"), record.error.get("message", "")
+        told = kind in ("diverged", "request")  # by the status, or by the message
+        return message if told else f"{kind}: {message}"
     return "stopped early" if record.status == "pruned" else "no error was recorded"
 
 

@@ -112,7 +112,7 @@ class Progress:
 
     def _line(self, job: Job, record: TrialRecord, value: float | None) -> Text:
         style = {"ok": "green", "failed": "red", "diverged": "red"}.get(record.status, "yellow")
-        line = Text.assemble((f"{record.status:<8}", style), job.label)
+        line = Text.assemble((f"{record.status:<9}", style), job.label)
         if value is not None:
             line.append(f"  {self._metric} {value:.4f}")
         if record.error:

@@ -750,7 +750,7 @@ def test_nan_in_training_is_divergence(tmp_path: Path) -> None:
 
 
 def test_nan_in_an_image_that_is_encoded_once_names_the_image(tmp_path: Path) -> None:
-    with pytest.raises(MethodError, match=r"^300: the encoder's output is not finite"):
+    with pytest.raises(MethodError, match=r"^300: the encoder's output is NaN"):
         trial(Context(tmp_path), maps(broken=True))
 
 

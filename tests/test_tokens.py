@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from hdsweep.method import Data, Item, load_dataset
+from hdsweep.method import Data, Item, MethodError, load_dataset
 from hdsweep.stages import stage_folder
 from trainables.data.synthetic import hdmap as synthetic
 from trainables.encoders import EncoderParams
@@ -207,6 +207,28 @@ def test_a_disk_that_cannot_hold_the_tokens_is_said_before_encoding(
         OSError, match=r"2516\.7 GB of tokens do not fit into .* set the knob tokens"
     ):
         made.of("train", items[:1])
+    assert not list(tmp_path.glob("stages/tokens/*/tokens.npy"))
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        (1e5, "does not fit into float16; set the knob tokens to 'bfloat16' or 'float32'"),
+        (np.inf, "is NaN or infinite; check this image and the encoder's weights"),
+    ],
+)
+def test_output_that_cannot_be_kept_names_the_image(
+    root: Path, tmp_path: Path, scale: float, message: str
+) -> None:
+    """The third of the maps is blown up; patches enter the residual stream as they are."""
+    data = load(root, "A")
+
+    def read(item: Item) -> Any:
+        return data.read(item) * (scale if item == data.train[2] else 1)
+
+    made = tokens(Data(data.train, data.test, ("A",), read), tmp_path, "float16")
+    with pytest.raises(MethodError, match=rf"^{data.train[2].name}: the encoder's .*{message}"):
+        made.of("train", data.train[:1])
     assert not list(tmp_path.glob("stages/tokens/*/tokens.npy"))
 
 

@@ -14,9 +14,10 @@ This module is what planning a sweep imports, so it knows no torch; ``backbone``
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -58,9 +59,15 @@ def _or_null(schema: dict[str, Any]) -> None:
     schema["anyOf"].append({"type": "null"})
 
 
+_Source = Literal["pretrained", "random", "pretext"]
+
+
 def _kind_of_weights(value: Any) -> str:
-    is_file = isinstance(value, Path) or (isinstance(value, str) and re.search(r"[/\\.~]", value))
-    return "file" if is_file else "name"
+    if isinstance(value, Path):
+        return "file"
+    if not isinstance(value, str) or value in get_args(_Source):
+        return "name"
+    return "file" if re.search(r"[/\\.~]", value) or os.path.exists(value) else "name"
 
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -84,8 +91,7 @@ def _file_in_folder(value: Any) -> Any:
 
 
 Weights = Annotated[
-    Annotated[Literal["pretrained", "random", "pretext"], Tag("name")]
-    | Annotated[ContentPath, Tag("file")],
+    Annotated[_Source, Tag("name")] | Annotated[ContentPath, Tag("file")],
     Discriminator(_kind_of_weights),
     BeforeValidator(_file_in_folder, json_schema_input_type=str),
 ]

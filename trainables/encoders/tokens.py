@@ -193,14 +193,10 @@ class Tokens:
             np.lib.format.write_array_header_2_0(file, header)
             done = 0
             for images in self.images(items):
-                encoded = self.encode(images).to(kind)
-                finite = torch.isfinite(encoded).flatten(1).all(dim=1).tolist()
-                if not all(finite):
-                    raise MethodError(
-                        f"{items[done + finite.index(False)].name}: the encoder's output is not "
-                        f"finite, or not in {keep}; if the image is right, set the knob "
-                        "tokens to 'bfloat16', 'float32' or 'none'"
-                    )
+                exact = self.encode(images)
+                encoded = exact.to(kind)
+                if not torch.isfinite(encoded).all():
+                    raise _not_finite(items[done : done + len(images)], exact, encoded, keep)
                 done += len(images)
                 values: NDArray[Any] = encoded.cpu().contiguous().view(bits).numpy()
                 file.write(values.astype(raw).tobytes())
@@ -215,6 +211,19 @@ class Tokens:
             self._context.log.info("tokens stay in host memory: %.1f GB", tokens.nbytes / 1e9)
             return tokens
         return tokens.to(self._device)
+
+
+def _not_finite(items: Sequence[Item], exact: Tensor, encoded: Tensor, keep: Stored) -> MethodError:
+    first = torch.isfinite(encoded).flatten(1).all(dim=1).tolist().index(False)
+    if torch.isfinite(exact[first]).all():
+        return MethodError(
+            f"{items[first].name}: the encoder's output, up to {float(exact[first].abs().max()):.3g}"
+            f", does not fit into {keep}; set the knob tokens to 'bfloat16' or 'float32'"
+        )
+    return MethodError(
+        f"{items[first].name}: the encoder's output is NaN or infinite; check this image and the "
+        "encoder's weights"
+    )
 
 
 def _shape_of(encoder: FrozenViT, params: EncoderParams) -> Shape:
