@@ -216,9 +216,10 @@ class Tokens:
 def _not_finite(items: Sequence[Item], exact: Tensor, encoded: Tensor, keep: Stored) -> MethodError:
     first = torch.isfinite(encoded).flatten(1).all(dim=1).tolist().index(False)
     if torch.isfinite(exact[first]).all():
+        largest = float(exact[first].abs().max())
         return MethodError(
-            f"{items[first].name}: the encoder's output, up to {float(exact[first].abs().max()):.3g}"
-            f", does not fit into {keep}; set the knob tokens to 'bfloat16' or 'float32'"
+            f"{items[first].name}: the encoder's output, up to {largest:.3g}, does not fit into "
+            f"{keep}; set the knob tokens to 'bfloat16' or 'float32'"
         )
     return MethodError(
         f"{items[first].name}: the encoder's output is NaN or infinite; check this image and the "
