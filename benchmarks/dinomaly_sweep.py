@@ -20,8 +20,8 @@ each epoch a checkpoint and a validation (on a tenth of the test maps), post-pro
 and an image of each test map. That is what its users run. *Bare*, it is spared what the question is
 not about: one pass over the test maps at the end, and nothing else. In both ``num_workers=0``, as
 worker processes would only take the two cores from training, and a bare TIFF reader. *hdsweep is
-spared nothing*: start of Ray, plan, digests of all files, encoding, curves, predictions, ten metrics
-a trial, report. Of both, the modules are in the disk cache.
+spared nothing*: start of Ray, plan, digests of all files, encoding, curves, predictions, ten
+metrics a trial, report. Of both, the modules are in the disk cache.
 
 *Proportions* are the published ones: a step trains on 16 maps, and to S steps belong S training and
 2 S test maps per domain, so 16 S passes through training (4 epochs) and 8 S through testing: 2:1,
