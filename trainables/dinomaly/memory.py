@@ -21,6 +21,7 @@ class Peak:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         if device.type == "cuda":
+            torch.cuda.init()  # before it there are no statistics to reset
             torch.cuda.reset_peak_memory_stats(device)
             return
         with contextlib.suppress(OSError):  # then it is the peak since the process began

@@ -48,15 +48,18 @@ def _pair(value: object) -> object:
     return value
 
 
+_Pixels = Annotated[int, Field(ge=1, le=4096)]
+
 Size = Annotated[
-    tuple[Annotated[int, Field(ge=1, le=4096)], Annotated[int, Field(ge=1, le=4096)]],
-    BeforeValidator(_pair, json_schema_input_type=int | str | tuple[int, int]),
+    tuple[_Pixels, _Pixels],
+    BeforeValidator(_pair, json_schema_input_type=_Pixels | str | tuple[_Pixels, _Pixels]),
 ]
 """Height and width in pixels; a single number is a square."""
 
 
 def _or_null(schema: dict[str, Any]) -> None:
-    schema["anyOf"].append({"type": "null"})
+    if "anyOf" in schema:  # what may be written; what is kept is a pair
+        schema["anyOf"].append({"type": "null"})
 
 
 _Source = Literal["pretrained", "random", "pretext"]

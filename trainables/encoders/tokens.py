@@ -111,6 +111,8 @@ class Tokens:
             return self.encode([image for chunk in self.images(items) for image in chunk])
         if split not in self._kept:
             self._kept[split] = self._resident(self._stage(split, self._keep)[0])
+            if split == "train":  # those of test items come first: ``shape`` is asked of them
+                vars(self).pop("_encoder", None)
         kept, rows = self._kept[split], self._rows[split]
         chosen = torch.tensor([rows[item.name] for item in items], device=kept.device)
         return kept[chosen].to(self._device, torch.float32)
