@@ -59,6 +59,7 @@ class Context:
         """As in a sweep, below ``scratch``."""
         return stage_folder(
             self.scratch, name, version=version, inputs=inputs, fingerprint=self.fingerprint,
+            source="",
             build=build,
         )  # fmt: skip
 

@@ -43,6 +43,7 @@ from hdsweep.method import (
     load_method,
     method_module,
 )
+from hdsweep.spec import Strict
 from hdsweep.stages import stage_folder
 from hdsweep.store import Store
 from hdsweep.trial import Status, Trial, TrialRecord
@@ -182,10 +183,17 @@ def _attempt(method: Method, trial: Trial, context: _Context) -> tuple[Status, d
         _same_data(dataset, data_params, trial)
         loaded = dataset.load(data_params)
         params = method.params.model_validate(dict(trial.params))
+
+        def require_the_same() -> None:
+            _same_data(dataset, data_params, trial)
+            _same_params(params, trial)
+
+        _same_params(params, trial)
+        context.require_the_same = require_the_same
         outcome = method.run(params, loaded, context)
         _check(outcome, method, loaded)
         found = _measured(outcome, loaded)  # reads masks, so before the last look at the data
-        _same_data(dataset, data_params, trial)
+        require_the_same()
         _keep(outcome, trial.id, context.store)
         return "ok", found
     except Diverged as error:
@@ -219,6 +227,18 @@ def _same_data(dataset: Dataset, params: Any, trial: Trial) -> None:
             f"{params.root}: the data have changed since the sweep was planned; nothing was "
             "recorded for the trials that were running, run the same command again"
         )
+
+
+def _same_params(params: Strict, trial: Trial) -> None:
+    """Raise DataChanged when a file that a knob names is no longer the one that names the trial."""
+    found, planned = params.identity(), trial.identity["params"]
+    for knob in found:
+        if found[knob] != planned.get(knob):
+            raise DataChanged(
+                f"the content of {knob} ({getattr(params, knob)}) has changed since the sweep was "
+                "planned; nothing was recorded for the trials that were running, run the same "
+                "command again"
+            )
 
 
 def _note(kind: str, error: BaseException, *, trace: bool) -> dict[str, Any]:
@@ -357,6 +377,17 @@ def _log(folder: Path, capture: bool) -> Iterator[logging.Logger]:
         yield log
 
 
+def _nothing() -> None:
+    pass
+
+
+def _home_of(build: Callable[[Path], None]) -> tuple[str, ...]:
+    """Module that a builder's code is in, or the whole folder below ``trainables``."""
+    name: str = getattr(build, "__module__", "")
+    parts = name.split(".")
+    return (".".join(parts[:2]) if parts[0] == "trainables" else name,) if name else ()
+
+
 @dataclass(slots=True)
 class _Context:
     """What the running method sees; see hdsweep.method.TrialContext."""
@@ -370,6 +401,7 @@ class _Context:
     _last_s: float = field(default_factory=time.monotonic)
     _began_s: float = field(default_factory=time.monotonic)
     _curve: Curve | None = None
+    require_the_same: Callable[[], None] = _nothing
 
     @property
     def seed(self) -> int:
@@ -396,13 +428,21 @@ class _Context:
         inputs: Mapping[str, object],
         build: Callable[[Path], None],
     ) -> Path:
+        # A stage is what its inputs say only if they were the same all the while it was built, and
+        # if the code that reads the data and the builder's own have not changed since.
+        def build_from_the_same(folder: Path) -> None:
+            build(folder)
+            self.require_the_same()
+
+        read_by = dataset_module(self.job.trial.data_name)
         return stage_folder(
             self.store.root,
             name,
             version=version,
             inputs=inputs,
             fingerprint=self.job.trial.fingerprint,
-            build=build,
+            source=provenance.source_digest(read_by, *_home_of(build)),
+            build=build_from_the_same,
         )
 
     def checkpoint(self, step: int, save: Callable[[Path], None]) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hdsweep import pixels
-from hdsweep.errors import SpecError, UndefinedMetric, did_you_mean
+from hdsweep.errors import DataError, SpecError, UndefinedMetric, did_you_mean
 from hdsweep.roc import (
     Bools,
     Floats,
@@ -260,7 +260,8 @@ def evaluate_pixels(
         group: n group names.
         is_anomaly: Shape (n,). A normal image has no anomalous pixel.
         masks: For each image a function that reads its mask, of the maps' shape; None where it has
-            none. A group with an anomalous image without one is undefined.
+            none. A group with an anomalous image without one, or with one whose reading raises
+            DataError, is undefined.
         maps: Shape (n, height, width).
 
     Returns:
@@ -278,6 +279,8 @@ def evaluate_pixels(
             return None
         try:
             return pixels.as_mask(read(), maps.shape[1:])
+        except DataError as error:  # scores of whole images are still right
+            raise UndefinedMetric(str(error)) from None
         except ValueError as error:
             raise ValueError(f"{item[image]}: {error}") from error
 

@@ -1,9 +1,9 @@
 """Work that trials share, done once and named by what it was made from.
 
-A stage's folder is ``ROOT/stages/<name>/<key>``; the key is the digest of name, version, inputs and
-the data's fingerprint. It is built beside its place and renamed into it, so that a folder of that
-name is always whole. Building is guarded by an operating-system file lock, which the kernel frees
-when its holder dies: a killed builder never blocks the next one.
+A stage's folder is ``ROOT/stages/<name>/<key>``; the key is the digest of name, version, inputs,
+the data's fingerprint and the source of the code. It is built beside its place and renamed into it,
+so that a folder of that name is always whole. Building is guarded by an operating-system file lock,
+which the kernel frees when its holder dies: a killed builder never blocks the next one.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ from filelock import FileLock
 from hdsweep.identity import digest
 
 
-def stage_key(name: str, version: int, inputs: Mapping[str, object], fingerprint: str) -> str:
+def stage_key(
+    name: str, version: int, inputs: Mapping[str, object], fingerprint: str, source: str
+) -> str:
     """20 hex digits that name a stage's content."""
-    return digest({"stage": name, "version": version, "inputs": inputs, "data": fingerprint})
+    content = {"stage": name, "version": version, "inputs": inputs}
+    return digest(content | {"data": fingerprint, "source": source})
 
 
 def stage_folder(
@@ -33,6 +36,7 @@ def stage_folder(
     version: int,
     inputs: Mapping[str, object],
     fingerprint: str,
+    source: str,
     build: Callable[[Path], None],
 ) -> Path:
     """The finished folder of a stage, built now by this process if nobody has.
@@ -43,6 +47,8 @@ def stage_folder(
         version: Raised by the author when ``build`` may give another result.
         inputs: JSON values.
         fingerprint: Of the data.
+        source: Digest of the code that reads the data and builds: a stage is a cache, and one of
+            another source is built anew although its author did not raise ``version``.
         build: Writes into the empty folder it is given; whatever it raises is passed on and leaves
             nothing behind.
 
@@ -51,7 +57,7 @@ def stage_folder(
     """
     if not name.isidentifier():
         raise ValueError(f"a stage's name is a plain word, found {name!r}")
-    key = stage_key(name, version, inputs, fingerprint)
+    key = stage_key(name, version, inputs, fingerprint, source)
     home = root / "stages" / name
     target = home / key
     if target.is_dir():
@@ -71,6 +77,7 @@ def stage_folder(
                 "version": version,
                 "inputs": inputs,
                 "data": fingerprint,
+                "source": source,
                 "build_s": round(time.monotonic() - began, 3),
                 "size_bytes": sum(p.stat().st_size for p in partial.rglob("*") if p.is_file()),
             }

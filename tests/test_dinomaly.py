@@ -599,6 +599,42 @@ def test_a_resumed_trial_ends_like_one_that_was_not_stopped(
     assert resumed.curve == [point for point in straight.curve if point[0] > stop_after]
 
 
+def test_a_trial_that_goes_on_elsewhere_says_that_dropout_differs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(StoppedError):
+        trial(Context(tmp_path, stop_after=7))
+    kept = tmp_path / "checkpoint/state.pt"
+    state = torch.load(kept, weights_only=True)
+    torch.save(state | {"rng_cuda": torch.get_rng_state()}, kept)  # as if stopped on a GPU
+    assert np.isfinite(trial(Context(tmp_path)).predictions.score).all()
+    assert "continued on another kind of device" in caplog.text
+
+
+def test_a_schedule_that_never_leaves_the_first_epoch_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MethodError, match=r"max_steps 12 ends within it \(12 steps of 1 images\)"):
+        trial(Context(tmp_path), lr_interval="epoch", batch_size=1)
+
+
+def test_compiling_without_a_compiler_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MethodError, match="needs a C\\+\\+ compiler, and no-such-compiler is not"):
+        trial(Context(tmp_path), compile=True)
+
+
+def test_a_mask_that_the_grid_cannot_show_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = training.DinomalyTrial(params(), maps(), Context(tmp_path))
+    mask = np.zeros((1600, 1200), dtype=np.bool_)
+    mask[800, 600] = True
+    assert not made.mask_on_map(mask).any()
+    assert "a mask of 1 pixels vanishes" in caplog.text
+
+
 def test_the_epoch_schedule_is_resumed_too(tmp_path: Path) -> None:
     expected = trial(Context(tmp_path / "s"), lr_interval="epoch")
     home = tmp_path / "stopped"

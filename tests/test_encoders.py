@@ -99,7 +99,7 @@ def weights_of(vit: FrozenViT) -> dict[str, torch.Tensor]:
 # --- Knobs ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [448, "448", "448x448", [448, 448]])
+@pytest.mark.parametrize("size", [448, 448.0, "448", "448x448", [448, 448]])
 def test_a_size_has_one_identity_however_it_is_written(size: object) -> None:
     assert EncoderParams.model_validate({"resize": size}).resize == (448, 448)
 
@@ -122,7 +122,14 @@ def test_no_crop_and_a_crop_to_the_whole_image_are_one_encoder() -> None:
         ({"resize": 224}, "crop 392x392 is larger than resize 224x224"),
         ({"resize": "big"}, "a size is 448 or 64x96"),
         ({"resize": True}, "resize"),
-        ({"weights": "pretraned"}, "'pretrained', 'random' or 'pretext'"),
+        (
+            {"weights": "pretraned"},
+            "did you mean 'pretrained'\\? A file is named as in ./weights.pth",
+        ),
+        ({"weights": True}, "unknown source of weights"),
+        ({"weights": "~nobody-of-that-name/w.pth"}, "cannot be read: Could not determine home"),
+        ({"weights": "x" * 5000 + "/w.pth"}, "cannot be read: File name too long"),
+        ({"crop": [32]}, "a size is 448 or 64x96"),
         ({"weights": "no/such.safetensors"}, "no such file"),
         ({"pretext_steps": 10}, "do not use pretext_steps"),
         ({"depth": 4}, "pretrained weights fit the published shape only; remove depth"),
@@ -320,7 +327,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
 
 NAME = "vit_tiny_patch16_224"
 SCRIPT = """
-import json, sys, time
+import json, sys, time, types
 from hdsweep.errors import HdsweepError
 from trainables.encoders import EncoderParams
 params = EncoderParams(encoder="vit_tiny_patch16_224", resize=224, crop=224)
@@ -330,7 +337,7 @@ try:
     print(json.dumps(params.identity()["weights"]))
     if "build" in sys.argv:
         from trainables.encoders.backbone import build
-        vit = build(params, None, None, None)
+        vit = build(params, None, None, types.SimpleNamespace(device="cpu"))
         print(json.dumps(float(vit.vit.norm.weight.sum())))
 except HdsweepError as error:
     print(f"{time.monotonic() - started:.3f} {error}")
@@ -431,10 +438,32 @@ def test_without_looking_up_weights_the_name_stands_for_them() -> None:
     assert EncoderParams().identity(resolve=False)["weights"] == "pretrained"
 
 
+def test_a_misspelt_tag_of_published_weights_is_refused() -> None:
+    params = EncoderParams(encoder="vit_tiny_patch16_224.augreg_in21k_ft_in1", resize=224, crop=224)
+    with pytest.raises(
+        MethodError, match="no weights 'augreg_in21k_ft_in1' of vit_tiny_.* did you"
+    ):
+        params.identity()
+
+
 def test_an_encoder_without_published_weights_is_refused() -> None:
     params = EncoderParams(encoder="vit_tiny_patch16_225", resize=225, crop=224)
     with pytest.raises(MethodError, match="did you mean 'vit_tiny"):
         params.identity()
+
+
+def test_positions_of_another_grid_of_as_many_patches_are_resampled(tmp_path: Path) -> None:
+    """14 x 14 published positions are no 7 x 28 grid, though they are as many."""
+    native = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    save_file(native.state_dict(), tmp_path / "w.safetensors")
+    knobs = {"encoder": "vit_tiny_patch16_224", "resize": [112, 448], "crop": None}
+    params = EncoderParams.model_validate({**knobs, "weights": tmp_path / "w.safetensors"})
+    vit = build(params, (1,), maps(), Context(tmp_path))
+    assert vit.vit.pos_embed.shape == native.pos_embed.shape
+    assert not torch.allclose(vit.vit.pos_embed, native.pos_embed)
+    rows = vit.vit.pos_embed[0, 1:].reshape(7, 28, -1)
+    before = native.pos_embed[0, 1:].reshape(14, 14, -1)
+    assert torch.cosine_similarity(rows.mean(1)[0], before[:2].mean((0, 1)), 0) > 0.9
 
 
 # --- The pretext ----------------------------------------------------------------------------------
@@ -453,6 +482,21 @@ def test_the_pretext_is_trained_once_and_on_training_items_only(tmp_path: Path) 
     assert torch.equal(after_training, torch.get_rng_state())
     found = weights_of(second)
     assert all(torch.equal(value, found[key]) for key, value in weights_of(first).items())
+
+
+def test_the_pretext_reads_images_of_different_sizes_and_knows_their_order(tmp_path: Path) -> None:
+    data = maps()
+
+    def read(item: Item) -> np.ndarray[Any, np.dtype[np.float32]]:
+        return data.read(item)[:, : 16 - int(item.name) % 2]
+
+    mixed = Data(data.train, data.test, data.groups, read)
+    params = EncoderParams.model_validate({**TINY, "weights": "pretext", "pretext_steps": 3})
+    context = Context(tmp_path)
+    build(params, None, mixed, context)
+    turned = Data(data.train[::-1], data.test, data.groups, read)
+    build(params, None, turned, context)
+    assert len(context.built) == 2
 
 
 def test_the_pretext_is_a_function_of_its_inputs(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hdsweep.errors import DataChanged, StoreError
 from hdsweep.execute import Job, origin_of, run_trial
 from hdsweep.identity import digest
 from hdsweep.method import load_dataset, load_method
+from hdsweep.stages import stage_key
 from hdsweep.store import Store
 from hdsweep.trial import Trial, TrialRecord
 from tests.conftest import ROOT
@@ -28,17 +29,22 @@ def run(tmp_path: Path) -> Any:
     content = fingerprint(dataset, data)
     store = Store(tmp_path / "results")
 
-    def run(seed: int = 1, method: str = "tests.methods.noise", **knobs: Any) -> TrialRecord:
+    def planned(seed: int = 1, method: str = "tests.methods.noise", **knobs: Any) -> Trial:
         params = load_method(method).params.model_validate(knobs)
         identity = {"method": method, "params": params.identity(), "data": content}
-        trial = Trial(
+        return Trial(
             digest({**identity, "seed": seed}), method, 1, params.model_dump(mode="json"),
             "tests.methods.labels", data.model_dump(mode="json"), content, seed, identity,
         )  # fmt: skip
+
+    def run_job(trial: Trial) -> TrialRecord:
         job = Job(trial, "test", 0, 1)
         return run_trial(job, store, origin_of(job), capture=True, checkpoint_interval_s=0)
 
-    run.store = store  # type: ignore[attr-defined]
+    def run(*arguments: Any, **knobs: Any) -> TrialRecord:
+        return run_job(planned(*arguments, **knobs))
+
+    run.store, run.planned, run.job = store, planned, run_job  # type: ignore[attr-defined]
     return run
 
 
@@ -243,3 +249,41 @@ def test_a_source_digest_follows_the_source_and_imports_nothing(tmp_path: Path) 
     with next((tmp_path / "trainables").glob("encoders*/backbone.py")).open("a") as source:
         source.write("# what it imports counts too\n")
     assert digest_now(tmp_path)[0] not in (before, after)
+
+
+@pytest.mark.parametrize("what", ["data", "file"])
+def test_a_stage_built_while_its_inputs_changed_is_not_kept(
+    run: Any, tmp_path: Path, what: str
+) -> None:
+    """Kept, it would stand under the name of inputs that it was not made from, for good."""
+    given = tmp_path / "given"
+    given.write_text("as planned")
+    victim = given if what == "file" else tmp_path / "labels/x/000.txt"
+    before = victim.read_bytes()
+    with pytest.raises(DataChanged, match="given" if what == "file" else "labels"):
+        run(method="tests.methods.counter", stage=True, given=str(given), spoil=str(victim))
+    assert not list((tmp_path / "results/stages").rglob("stage.json"))
+    victim.write_bytes(before)
+    record = run(method="tests.methods.counter", stage=True, given=str(given))
+    assert record.status == "ok"
+    assert len(list((tmp_path / "results/stages").rglob("stage.json"))) == 1
+
+
+def test_a_trial_whose_file_changed_after_planning_is_not_recorded(
+    run: Any, tmp_path: Path
+) -> None:
+    given = tmp_path / "given"
+    given.write_text("as planned")
+    assert run(method="tests.methods.counter", given=str(given)).status == "ok"
+    trial = run.planned(method="tests.methods.counter", given=str(given), steps=6)
+    given.write_text("as nobody planned")
+    with pytest.raises(DataChanged, match=r"the content of given \(.*given\) has changed since"):
+        run.job(trial)
+    assert run.store.record(trial.id) is None
+
+
+def test_other_source_makes_another_stage(tmp_path: Path) -> None:
+    one, other = (
+        stage_key("tokens", 1, {"x": 1}, "data", source) for source in ("before", "after")
+    )
+    assert one != other

@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import save_file
 
 from tests.conftest import ROOT, Run, read
@@ -184,6 +185,22 @@ def test_without_masks_pixel_metrics_are_absent_and_not_zero(
     table = hdsweep("report", "--metric", "aupro").stdout
     assert "— (undefined)" in table
     assert "no mask for 1 of 6" in table
+
+
+def test_a_mask_of_another_size_costs_pixel_metrics_and_no_trial(
+    hdsweep: Run, write: Write, tmp_path: Path
+) -> None:
+    sweep = write({"one": {}}, PICTURES)
+    assert hdsweep("plan", sweep).returncode == 0
+    mask = min((tmp_path / "pictures/screw/ground_truth").rglob("*.png"))
+    Image.new("L", (9, 9), 255).save(mask)
+    assert hdsweep("run", sweep, "--inline").returncode == 0
+    (record,) = (tmp_path / "results").glob("trials/*/*/record.json")
+    kept = json.loads(record.read_bytes())
+    assert kept["metrics"]["aupro"]["screw"] is None
+    assert str(mask) in kept["missing"]["aupro"]["screw"]
+    assert kept["metrics"]["aupro"]["bottle"] is not None
+    assert kept["metrics"]["auroc"]["screw"] is not None
 
 
 def test_on_data_of_the_quickstarts_size_topk_differs_from_the_baseline(

@@ -52,7 +52,13 @@ class Context:
             build(folder)
 
         return stage_folder(
-            self.scratch, name, version=version, inputs=inputs, fingerprint="f", build=counted
+            self.scratch,
+            name,
+            version=version,
+            inputs=inputs,
+            fingerprint="f",
+            source="s",
+            build=counted,
         )
 
 
@@ -162,8 +168,9 @@ def test_who_finds_the_stage_builds_no_encoder(root: Path, tmp_path: Path) -> No
     first, second = (tokens(data, tmp_path) for _ in range(2))
     shape = first.shape
     assert "_encoder" in vars(first)
-    first.of("train", data.train[:2])
+    first.prepare("test", "train")
     assert "_encoder" not in vars(first)  # nor is its memory held once all is encoded
+    first.of("train", data.train[:2])
     first.of("test", data.test[:2])
     assert first._context.built == 2
     assert second.shape == shape
@@ -205,10 +212,23 @@ def test_a_disk_that_cannot_hold_the_tokens_is_said_before_encoding(
     data = Data(items, items, ("A",), HDMAP.load(HDMAP.params(root=root)).read)
     made = tokens(data, tmp_path, resize=512, crop=512, embed_dim=64)
     with pytest.raises(
-        OSError, match=r"2516\.7 GB of tokens do not fit into .* set the knob tokens"
+        OSError, match=r"2,516,736 MB of tokens do not fit into .* set the knob tokens"
     ):
         made.of("train", items[:1])
     assert not list(tmp_path.glob("stages/tokens/*/tokens.npy"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "no shape"])
+def test_damaged_tokens_name_the_folder_to_remove(root: Path, tmp_path: Path, damage: str) -> None:
+    data = load(root, "A")
+    tokens(data, tmp_path).of("test", data.test[:1])
+    (kept,) = tmp_path.glob("stages/tokens/*/tokens.npy")
+    if damage == "cut":
+        kept.write_bytes(kept.read_bytes()[:-100])
+    else:
+        (kept.parent / "shape.json").unlink()
+    with pytest.raises(MethodError, match=f"^{kept.parent}: .* damaged .*; remove the folder"):
+        tokens(data, tmp_path).of("test", data.test[:1])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from hdsweep.method import Data, Method, Outcome, Predictions, Strict, TrialContext
+from hdsweep.method import ContentPath, Data, Method, Outcome, Predictions, Strict, TrialContext
 
 
 class Params(Strict):
@@ -19,7 +19,9 @@ class Params(Strict):
     stage: bool = False
     scalar: str = "count"
     twice: bool = False
-    outside_identity: ClassVar[frozenset[str]] = frozenset({"interrupt_file"})
+    given: ContentPath | None = None
+    spoil: str = ""  # a file that something else changes while the stage is built
+    outside_identity: ClassVar[frozenset[str]] = frozenset({"interrupt_file", "spoil"})
 
 
 def run(params: Params, data: Data, context: TrialContext) -> Outcome:
@@ -31,6 +33,9 @@ def run(params: Params, data: Data, context: TrialContext) -> Outcome:
 
         def build(folder: Path) -> None:
             (folder / "half").write_text("x")
+            if params.spoil:
+                with Path(params.spoil).open("a") as file:
+                    file.write(" 1")
             if params.steps == 13:
                 raise RuntimeError("unlucky")
 

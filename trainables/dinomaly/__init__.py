@@ -73,9 +73,9 @@ class Params(EncoderParams):
             runs: their learning rate is far lower than it seems.
         weight_decay: Of StableAdamW.
         grad_clip: Bound on the gradient's norm.
-        p: Final share of well reconstructed points whose gradient is scaled (baseline, gem).
-        p_schedule_steps: Steps over which that share rises from 0 (baseline, gem).
-        factor: On the gradient of those points (baseline).
+        p: Final share of well reconstructed points whose gradient is scaled (all but topk, focal).
+        p_schedule_steps: Steps over which that share rises from 0 (all but topk, focal).
+        factor: On the gradient of those points (baseline, aux, scale).
         gem_p: Exponent of the generalised mean, 1 is the plain mean (gem).
         gem_factor: On the gradient of well reconstructed points (gem).
         q_percent: Share of the batch's points that is trained on (topk).

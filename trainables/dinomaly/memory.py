@@ -14,6 +14,8 @@ _RESET_PEAK = "5"  # proc(5): makes VmHWM start anew from what is resident now
 class Peak:
     """Largest memory since this was made: allocated on a GPU, else resident of this process.
 
+    What is resident counts libraries too, and what earlier work of the process still holds.
+
     Args:
         device: Of the work. A process has one such measure, so stretches must not overlap.
     """
@@ -21,7 +23,7 @@ class Peak:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         if device.type == "cuda":
-            torch.cuda.init()  # before it there are no statistics to reset
+            torch.cuda.mem_get_info(device)  # starts CUDA: before, there is nothing to reset
             torch.cuda.reset_peak_memory_stats(device)
             return
         with contextlib.suppress(OSError):  # then it is the peak since the process began

@@ -1,16 +1,18 @@
 """One trial of Dinomaly: the loop, its randomness, and how it is continued.
 
 On a CPU a trial is a function of its parameters, its data, its seed, its number of threads and the
-tokens that it shares with others, to the last bit. The order of the images and their augmentation
-are functions of seed and step, so they need no state; the weights' start and the dropout come from
-torch's global stream, which is seeded here, after the encoder has been made or found, and kept in
-checkpoints.
+tokens that it shares with others, to the last bit; with ``compile``, of what that compiles to as
+well. The order of the images and their augmentation are functions of seed and step, so they need no
+state; the weights' start and the dropout come from torch's global stream, which is seeded here,
+after the encoder has been made or found, and kept in checkpoints.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,16 @@ from anomalib.models.image.dinomaly.components import StableAdamW, WarmCosineSch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hdsweep.method import AnomalyMaps, Data, Diverged, Item, Outcome, Predictions, TrialContext
+from hdsweep.method import (
+    AnomalyMaps,
+    Data,
+    Diverged,
+    Item,
+    MethodError,
+    Outcome,
+    Predictions,
+    TrialContext,
+)
 from hdsweep.metrics import evaluate
 from trainables.dinomaly import Params
 from trainables.dinomaly.memory import Peak
@@ -35,18 +46,20 @@ _AUGMENTS, _VALIDATES = 1, 2  # streams beside the order of the images
 
 def train_and_score(params: Params, data: Data, context: TrialContext) -> Outcome:
     """Train on ``data.train``, score ``data.test``."""
-    peak = Peak(torch.device(context.device))
     trial = DinomalyTrial(params, data, context)
+    peak = Peak(trial.device)  # of training and scoring: encoding is another trial's as often
     final_loss = trial.train()
     maps = None
     if data.read_mask is not None and any(item.mask for item in data.test):
         path = context.scratch / "maps.npy"
-        shape = (len(data.test), *MAP_SIZE)
-        drawn = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-        to_grid = partial(mask_on_grid, params=params, grid=MAP_SIZE)
-        maps = AnomalyMaps(path, to_grid)
-        score = trial.score(data.test, drawn)
-        drawn.flush()
+        maps = AnomalyMaps(path, trial.mask_on_map)
+        header = {"descr": "<f4", "fortran_order": False, "shape": (len(data.test), *MAP_SIZE)}
+        try:
+            with path.open("wb") as file:  # not mapped: a full disk would end the process
+                np.lib.format.write_array_header_2_0(file, header)
+                score = trial.score(data.test, lambda chunk: file.write(chunk.tobytes()))
+        except OSError as error:  # a write does not say to which file
+            raise OSError(error.errno, error.strerror, error.filename or str(path)) from error
     else:
         score = trial.score(data.test)
     return Outcome(
@@ -68,8 +81,14 @@ class DinomalyTrial:
     def __init__(self, params: Params, data: Data, context: TrialContext) -> None:
         self.params, self.data, self.context = params, data, context
         self.device = torch.device(context.device)
+        self.steps_per_epoch = math.ceil(len(data.train) / params.batch_size)
+        self._require_a_learning_rate()
+        if params.compile:
+            require_compiler()
+            torch._dynamo.reset()  # noqa: SLF001 - else a worker's ninth trial runs uncompiled
         keep = None if params.tokens == "none" else params.tokens
         self.tokens = Tokens(params, params.target_layers, data, context, keep)
+        self.tokens.prepare("test", *(("train",) if params.augment == "none" else ()))
         shape = self.tokens.shape
         torch.manual_seed(context.seed)
         self.net = DinomalyNet(shape, params, data.groups, params.crop).to(self.device)
@@ -90,7 +109,6 @@ class DinomalyTrial:
             warmup_iters=params.lr_warmup_steps,
         )
         self._plain_learning_rates()
-        self.steps_per_epoch = math.ceil(len(data.train) / params.batch_size)
         self.group_of = [data.groups.index(item.group) for item in data.train]
         self.validation = self._validation_items() if params.validation == "from_test" else ()
 
@@ -125,7 +143,10 @@ class DinomalyTrial:
         loss.backward()
         gradients = [p.grad for p in self.learned if p.grad is not None]
         total_norm = nn.utils.get_total_norm(gradients)
-        value, norm = torch.stack([loss.detach(), total_norm]).tolist()  # one wait for the GPU
+        told = {"loss": loss, "grad/total_norm": total_norm, **shown}
+        on_device = [torch.as_tensor(number, device=loss.device) for number in told.values()]
+        numbers = torch.stack([number.detach().double() for number in on_device]).tolist()
+        value, norm, *others = numbers  # one wait for the GPU
         point = {"loss": value, "grad/total_norm": norm, "grad/nan_count": 0.0}
         if not (math.isfinite(value) and math.isfinite(norm)):
             point["grad/nan_count"] = float(sum(int((~torch.isfinite(g)).sum()) for g in gradients))
@@ -137,7 +158,7 @@ class DinomalyTrial:
         if self.params.lr_interval == "step" or step % self.steps_per_epoch == 0:
             self.scheduler.step()
             self._plain_learning_rates()
-        point |= {name: float(number) for name, number in shown.items()}
+        point |= dict(zip(shown, others, strict=True))
         if self.validation and (
             step % self.params.validate_every == 0 or step == self.params.max_steps
         ):
@@ -146,13 +167,13 @@ class DinomalyTrial:
         return float(value)
 
     def score(
-        self, items: Sequence[Item], maps: NDArray[np.float32] | None = None
+        self, items: Sequence[Item], keep: Callable[[NDArray[np.float32]], object] | None = None
     ) -> NDArray[np.float64]:
         """Score of each test item, shape (len(items),).
 
         Args:
             items: Some of ``data.test``.
-            maps: Where their anomaly maps are to be put, shape (len(items), *MAP_SIZE).
+            keep: Is given their anomaly maps in turn, some at a time, shape (some, *MAP_SIZE).
         """
         training = self.net.training
         self.net.eval()
@@ -162,10 +183,21 @@ class DinomalyTrial:
                 chunk = items[start : start + CHUNK]
                 smooth = self.net.smooth_map(self.tokens.of("test", chunk))
                 scores.append(self.net.score(smooth).double().cpu())
-                if maps is not None:
-                    maps[start : start + CHUNK] = smooth.float().cpu().numpy()
+                if keep is not None:
+                    keep(smooth.float().cpu().numpy().astype("<f4"))
         self.net.train(training)
         return torch.cat(scores).numpy()
+
+    def mask_on_map(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """A mask of an image's own size on the grid of the anomaly maps."""
+        found = mask_on_grid(mask, self.params, MAP_SIZE)
+        if mask.any() and not found.any():
+            self.context.log.warning(
+                "a mask of %d pixels vanishes on the grid of the maps, by its size or the crop; "
+                "its image counts as normal in pixel metrics",
+                int(mask.sum()),
+            )
+        return found
 
     def _batch(self, step: int) -> NDArray[np.intp]:
         """Training items of a step, counted from 1: a new order in each epoch."""
@@ -229,6 +261,18 @@ class DinomalyTrial:
         if float(raw.min()) == float(raw.max()):
             self.context.log.warning("all values of the first batch are the same")
 
+    def _require_a_learning_rate(self) -> None:
+        if (
+            self.params.lr_interval == "epoch"
+            and self.params.lr_warmup_steps > 0
+            and self.params.max_steps <= self.steps_per_epoch
+        ):
+            raise MethodError(
+                f"lr_interval 'epoch': the learning rate is 0 in the first epoch, and max_steps "
+                f"{self.params.max_steps} ends within it ({self.steps_per_epoch} steps of "
+                f"{self.params.batch_size} images); raise max_steps or use lr_interval 'step'"
+            )
+
     def _plain_learning_rates(self) -> None:
         """Floats for the scheduler's numpy scalars, which a checkpoint must not hold."""
         for group in self.optimizer.param_groups:
@@ -254,9 +298,24 @@ class DinomalyTrial:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.last_epoch = state["scheduler_epoch"]
         torch.set_rng_state(state["rng_cpu"])
-        if self.device.type == "cuda":
+        if (self.device.type == "cuda") is not ("rng_cuda" in state):
+            self.context.log.warning(
+                "continued on another kind of device: from here on dropout is drawn otherwise than "
+                "it would have been, and the scores are not those of an uninterrupted trial"
+            )
+        elif self.device.type == "cuda":
             torch.cuda.set_rng_state(state["rng_cuda"], self.device)
         return int(state["step"]), float(state["loss"])
+
+
+def require_compiler() -> None:
+    """Raise MethodError unless what ``torch.compile`` writes can be compiled here."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None and shutil.which("clang++") is None:
+        raise MethodError(
+            f"compile: true needs a C++ compiler, and {compiler} is not found; install g++, or set "
+            "compile to false"
+        )
 
 
 def augmented(image: Tensor, how: str, rng: np.random.Generator) -> Tensor:

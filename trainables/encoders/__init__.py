@@ -13,7 +13,6 @@ This module is what planning a sweep imports, so it knows no torch; ``backbone``
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from pathlib import Path
@@ -29,6 +28,7 @@ from pydantic import (
     model_validator,
 )
 
+from hdsweep.errors import did_you_mean
 from hdsweep.method import ContentPath, Strict
 
 __all__ = ["EncoderParams", "Size", "Weights", "default_layers", "patch_of"]
@@ -38,8 +38,12 @@ _SHAPE_KNOBS = ("patch_size", "embed_dim", "depth", "num_heads")
 
 def _pair(value: object) -> object:
     """``64``, ``"64x96"`` and ``[64, 96]`` all say a height and a width."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return (value, value)
+    if isinstance(value, list | tuple) and len(value) != 2:
+        raise ValueError("a size is 448 or 64x96 (height x width)")
     if isinstance(value, str):
         found = re.fullmatch(r"(\d+)(?:\s*[x×]\s*(\d+))?", value.strip())
         if not found:
@@ -79,13 +83,19 @@ _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 def _file_in_folder(value: Any) -> Any:
     """A folder, as model hubs keep one per model, stands for the file of weights in it."""
     if _kind_of_weights(value) == "name":
+        names = get_args(_Source)
+        if value not in names:
+            hint = did_you_mean(str(value), names)
+            raise ValueError(f"unknown source of weights{hint} A file is named as in ./weights.pth")
         return value
-    folder = Path(value)
-    with contextlib.suppress(OSError, RuntimeError):
-        folder = folder.expanduser()
+    try:
+        folder = Path(value).expanduser()
         if not folder.is_dir():
             return value
-    inside = sorted(p for p in folder.iterdir() if p.suffix in _SUFFIXES)
+        inside = sorted(p for p in folder.iterdir() if p.suffix in _SUFFIXES)
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~name of nobody
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{value}: cannot be read: {reason}") from None
     preferred = [p for p in inside if p.name == "model.safetensors"] or inside
     if len(preferred) != 1:
         found = ", ".join(p.name for p in inside[:5]) or "no file of weights"

@@ -6,8 +6,9 @@ are loaded, bicubic and without antialiasing, which is what anomalib does in eve
 
 from __future__ import annotations
 
+import hashlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import timm
@@ -19,7 +20,7 @@ from timm.models import VisionTransformer
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
-from hdsweep.method import Data, MethodError, TrialContext
+from hdsweep.method import Data, Item, MethodError, TrialContext
 from trainables.encoders import EncoderParams, default_layers, not_whole_patches, pretext, published
 
 _SEED = 0  # of random weights and of the pretext: the same encoder for every replicate
@@ -86,7 +87,8 @@ def build(
     Raises:
         MethodError: timm has no such transformer, or its weights cannot be had or do not fit.
     """
-    with torch.random.fork_rng(devices=[]):
+    device = torch.device(context.device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(_SEED)
         if params.weights == "pretrained":
             vit = _with_weights(
@@ -159,10 +161,14 @@ def _for_grid(
 ) -> dict[str, Tensor]:
     """The weights found, in timm's layout, with positions on the grid of ``vit``."""
     native = vit
-    if "pos_embed" in found and found["pos_embed"].shape[1] != vit.pos_embed.shape[1]:
-        # timm's conversion of layouts resamples too, in another way: give it a network that has
-        # the grid of the file.
-        native = create(params, _native_size(params))
+    if "pos_embed" in found and vit.pos_embed is not None:
+        # A file does not say its grid. It is the published one where the number of positions fits,
+        # else that of ``vit``. timm's conversion of layouts resamples too, in another way: give it
+        # a network that has the grid of the file.
+        published_grid = create(params, _native_size(params))
+        count = found["pos_embed"].shape[1]
+        if count != vit.pos_embed.shape[1] or count == published_grid.pos_embed.shape[1]:
+            native = published_grid
     weights: dict[str, Tensor] = dict(checkpoint_filter_fn(dict(found), native))
     if vit.pos_embed is not None and "pos_embed" in weights:
         weights["pos_embed"] = resample_abs_pos_embed(
@@ -187,10 +193,11 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        safe = path.suffix == ".safetensors"
+        reason = str(error).strip().partition("\n")[0] if safe else type(error).__name__
         raise MethodError(
             f"{path}: not a file of weights ({reason}); give a safetensors file, or a .pth of "
-            "tensors only"
+            "tensors only: a file that holds code is not opened"
         ) from error
     for wrapper in ("model", "state_dict"):  # what training scripts put around them
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
@@ -215,9 +222,15 @@ def _after_pretext(
         "crop": list(params.crop),
         "steps": params.pretext_steps,
         "seed": _SEED,
+        "items": names_digest(data.train),  # they are drawn by their place
     }
     folder = context.stage("encoder", version=pretext.VERSION, inputs=inputs, build=train)
     return _read(folder / published.FILE)
+
+
+def names_digest(items: Sequence[Item]) -> str:
+    """Digest of which items these are, and in what order."""
+    return hashlib.sha256("\n".join(item.name for item in items).encode()).hexdigest()
 
 
 def key_of(params: EncoderParams, layers: tuple[int, ...] | None) -> dict[str, object]:

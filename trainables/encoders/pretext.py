@@ -60,8 +60,9 @@ def _train(
 ) -> VisionTransformer:
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(data.train))[:_POOL])
-    images = torch.stack([torch.from_numpy(data.read(data.train[i])) for i in chosen])
-    images = resized(images, params).to(context.device)
+    # Resized one by one: as stored they may differ in size, and be many times larger.
+    raw = (torch.from_numpy(data.read(data.train[i]))[None] for i in chosen)
+    images = torch.cat([resized(image, params) for image in raw]).to(context.device)
     vit = vit.to(context.device).train()
     _fit_scale(vit, normalised(images))
     head = nn.Linear(vit.embed_dim, 1).to(context.device)

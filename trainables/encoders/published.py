@@ -90,7 +90,15 @@ def _repository(encoder: str) -> str:
     import timm
 
     require_known(encoder)
-    config = timm.get_pretrained_cfg(encoder)
+    try:
+        config = timm.get_pretrained_cfg(encoder)
+    except RuntimeError:
+        name, _, tag = encoder.partition(".")
+        tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{name}.*")]
+        raise MethodError(
+            f"encoder '{encoder}': timm {timm.__version__} publishes no weights '{tag}' of {name}"
+            + did_you_mean(tag, tags)
+        ) from None
     if config is None or not config.has_weights:
         raise MethodError(
             f"timm has no pretrained weights for encoder '{encoder}'; set 'weights' to 'pretext', "

@@ -9,7 +9,6 @@ room they are copied there, and a training step reads no file.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from hdsweep.method import Data, Item, MethodError, TrialContext
 from trainables.encoders import EncoderParams
-from trainables.encoders.backbone import FrozenViT, build, key_of
+from trainables.encoders.backbone import FrozenViT, build, key_of, names_digest
 from trainables.encoders.images import normalised, resized
 
 VERSION = 1
@@ -101,6 +100,18 @@ class Tokens:
             return _shape_of(self._encoder, self._params)
         return self._stage("test", self._keep)[1]
 
+    def prepare(self, *splits: Split) -> None:
+        """Have all items of these splits encoded now, unless nothing is kept.
+
+        When that was all there is to encode, the encoder's memory is given back.
+        """
+        if self._keep is None:
+            return
+        for split in splits:
+            self._stage(split, self._keep)
+        if {"train", "test"} <= set(splits):
+            vars(self).pop("_encoder", None)
+
     def of(self, split: Split, items: Sequence[Item]) -> Tensor:
         """Tokens of some of the split's items.
 
@@ -111,8 +122,6 @@ class Tokens:
             return self.encode([image for chunk in self.images(items) for image in chunk])
         if split not in self._kept:
             self._kept[split] = self._resident(self._stage(split, self._keep)[0])
-            if split == "train":  # those of test items come first: ``shape`` is asked of them
-                vars(self).pop("_encoder", None)
         kept, rows = self._kept[split], self._rows[split]
         chosen = torch.tensor([rows[item.name] for item in items], device=kept.device)
         return kept[chosen].to(self._device, torch.float32)
@@ -156,21 +165,26 @@ class Tokens:
     def _stage(self, split: Split, keep: Stored) -> tuple[Tensor, Shape]:
         """The stage of a split, memory-mapped, shape (items, 2, tokens, width), and its shape."""
         items = self._data.train if split == "train" else self._data.test
-        names = hashlib.sha256("\n".join(item.name for item in items).encode())
         inputs: Mapping[str, object] = {
             **key_of(self._params, self._layers),
             "groups": SCALES,
             "type": keep,
             "split": split,
-            "items": names.hexdigest(),
+            "items": names_digest(items),
         }
 
         def write(folder: Path) -> None:
             self._write(folder, items, keep)
 
         folder = self._context.stage("tokens", version=VERSION, inputs=inputs, build=write)
-        shape = Shape(**json.loads((folder / "shape.json").read_text()))
-        stored = np.load(folder / "tokens.npy", mmap_mode="c")  # torch refuses read-only arrays
+        try:
+            shape = Shape(**json.loads((folder / "shape.json").read_text()))
+            stored = np.load(folder / "tokens.npy", mmap_mode="c")  # torch refuses read-only arrays
+        except (OSError, ValueError, TypeError) as error:
+            raise MethodError(
+                f"{folder}: the tokens kept there are damaged ({error}); remove the folder, and "
+                "they are made anew"
+            ) from error
         return torch.from_numpy(stored).view(_TYPES[keep]), shape
 
     def _write(self, folder: Path, items: Sequence[Item], keep: Stored) -> None:
@@ -186,8 +200,8 @@ class Tokens:
         if size_bytes > free:
             raise OSError(
                 errno.ENOSPC,
-                f"{size_bytes / 1e9:.1f} GB of tokens do not fit into the {free / 1e9:.1f} GB that "
-                "are free; set the knob tokens to 'none' to encode images again in every step",
+                f"{size_bytes / 1e6:,.0f} MB of tokens do not fit into the {free / 1e6:,.0f} MB "
+                "that are free; set the knob tokens to 'none' to encode images again in every step",
                 str(folder.parent),
             )
         header: dict[str, Any] = {"descr": raw, "fortran_order": False, "shape": size}
