@@ -441,7 +441,7 @@ def test_without_looking_up_weights_the_name_stands_for_them() -> None:
 def test_a_misspelt_tag_of_published_weights_is_refused() -> None:
     params = EncoderParams(encoder="vit_tiny_patch16_224.augreg_in21k_ft_in1", resize=224, crop=224)
     with pytest.raises(
-        MethodError, match="no weights 'augreg_in21k_ft_in1' of vit_tiny_.* did you"
+        MethodError, match=r"no weights 'augreg_in21k_ft_in1' of vit_tiny_.* did you"
     ):
         params.identity()
 
