@@ -15,6 +15,7 @@ import json
 import logging
 import math
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -182,3 +183,35 @@ def _wall_times(home: Path) -> dict[int, float]:
                 if event.HasField("summary"):
                     found[event.step] = event.wall_time
     return found
+
+
+# --- Event files by name --------------------------------------------------------------------------
+
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\]|^\.")  # in the name of a link
+_NAME_BYTES = 200  # most filesystems take 255, and a trial's id may follow
+_TRIALS = "../../../trials/"
+
+
+def link_curves(home: Path, labels: Mapping[str, str]) -> None:
+    """Make links to trials' event files, by readable names; what else is there is let be.
+
+    Args:
+        home: A folder three below the one that holds ``trials``.
+        labels: Trial id -> name, not necessarily one that a file can have.
+    """
+    home.mkdir(exist_ok=True)
+    wanted: dict[str, str] = {}
+    for trial_id, label in labels.items():
+        name = _UNSAFE.sub("_", label).encode(errors="replace").decode()
+        if name in wanted or len(name.encode()) > _NAME_BYTES:
+            name = f"{name.encode()[:_NAME_BYTES].decode(errors='ignore')} {trial_id}"
+        wanted[name] = f"{_TRIALS}{trial_id[:2]}/{trial_id}/tensorboard"
+    with os.scandir(home) as entries:
+        links = {e.name: os.readlink(e.path) for e in entries if e.is_symlink()}
+    for name, target in links.items():
+        if target.startswith(_TRIALS) and wanted.get(name) != target:
+            os.unlink(home / name)
+    for name, target in wanted.items():
+        if links.get(name) != target:
+            with contextlib.suppress(OSError):  # another's file, or a filesystem without links
+                os.symlink(target, f"{home}/{name}")

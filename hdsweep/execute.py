@@ -11,14 +11,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
 import random
 import shutil
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +27,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from hdsweep import data, metrics, pixels, provenance
-from hdsweep.curve import Curve
+from hdsweep.context import CHECKPOINT_INTERVAL_S, Context
 from hdsweep.errors import DataChanged, DataError, Diverged, HdsweepError, StoreError
 from hdsweep.method import (
     AnomalyMaps,
@@ -44,12 +43,10 @@ from hdsweep.method import (
     method_module,
 )
 from hdsweep.spec import Strict
-from hdsweep.stages import stage_folder
 from hdsweep.store import Store
 from hdsweep.trial import Status, Trial, TrialRecord
 
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # not the method's doing
-CHECKPOINT_INTERVAL_S = 60.0  # what a kill may cost; writing one takes well under a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +148,7 @@ def _run(
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         log = stack.enter_context(_log(folder, capture))
         stack.enter_context(threadpool_limits(job.threads))
-        context = _Context(job, store, device, scratch, log, checkpoint_interval_s)
+        context = Context(trial, job.threads, store, device, scratch, log, checkpoint_interval_s)
         stack.callback(context.close)
         log.info("%s on %s, %d threads", job.label, device, job.threads)
         status, found = _attempt(method, trial, context)
@@ -170,7 +167,7 @@ def _run(
     return record
 
 
-def _attempt(method: Method, trial: Trial, context: _Context) -> tuple[Status, dict[str, Any]]:
+def _attempt(method: Method, trial: Trial, context: Context) -> tuple[Status, dict[str, Any]]:
     """Run the method and keep its outcome; what it raises becomes the note of a failed trial.
 
     Returns:
@@ -375,111 +372,6 @@ def _log(folder: Path, capture: bool) -> Iterator[logging.Logger]:
             stack.enter_context(contextlib.redirect_stdout(file))
             stack.enter_context(contextlib.redirect_stderr(file))
         yield log
-
-
-def _nothing() -> None:
-    pass
-
-
-def _home_of(build: Callable[[Path], None]) -> tuple[str, ...]:
-    """Module that a builder's code is in, or the whole folder below ``trainables``."""
-    name: str = getattr(build, "__module__", "")
-    parts = name.split(".")
-    return (".".join(parts[:2]) if parts[0] == "trainables" else name,) if name else ()
-
-
-@dataclass(slots=True)
-class _Context:
-    """What the running method sees; see hdsweep.method.TrialContext."""
-
-    job: Job
-    store: Store
-    device: str
-    scratch: Path
-    log: logging.Logger
-    checkpoint_interval_s: float
-    _last_s: float = field(default_factory=time.monotonic)
-    _began_s: float = field(default_factory=time.monotonic)
-    _curve: Curve | None = None
-    require_the_same: Callable[[], None] = _nothing
-
-    @property
-    def seed(self) -> int:
-        return self.job.trial.seed
-
-    @property
-    def threads(self) -> int:
-        return self.job.threads
-
-    @property
-    def _folder(self) -> Path:
-        return self.store.trial_dir(self.job.trial.id)
-
-    def report(self, step: int, metrics: Mapping[str, float]) -> None:
-        if self._curve is None:
-            self._curve = Curve(self._folder, self._began_s, self.log)
-        self._curve.add(step, metrics)
-
-    def stage(
-        self,
-        name: str,
-        *,
-        version: int,
-        inputs: Mapping[str, object],
-        build: Callable[[Path], None],
-    ) -> Path:
-        # A stage is what its inputs say only if they were the same all the while it was built, and
-        # if the code that reads the data and the builder's own have not changed since.
-        def build_from_the_same(folder: Path) -> None:
-            build(folder)
-            self.require_the_same()
-
-        read_by = dataset_module(self.job.trial.data_name)
-        return stage_folder(
-            self.store.root,
-            name,
-            version=version,
-            inputs=inputs,
-            fingerprint=self.job.trial.fingerprint,
-            source=provenance.source_digest(read_by, *_home_of(build)),
-            build=build_from_the_same,
-        )
-
-    def checkpoint(self, step: int, save: Callable[[Path], None]) -> None:
-        if time.monotonic() - self._last_s < self.checkpoint_interval_s:
-            return
-        home = self._folder / "checkpoint"
-        home.mkdir(exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=home))
-        whole = home / f"{step:09d}"
-        try:
-            save(partial)
-            if not whole.exists():
-                os.rename(partial, whole)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        for old in _checkpoints(home)[:-1]:
-            shutil.rmtree(old, ignore_errors=True)
-        self._last_s = time.monotonic()
-
-    def resume(self) -> Path | None:
-        whole = _checkpoints(self._folder / "checkpoint")
-        if not whole:
-            return None
-        self.close()  # of a method that has reported before it asks
-        step = int(whole[-1].name)
-        self._curve = Curve(self._folder, self._began_s, self.log, last_step=step)
-        self.log.info("continues from step %d", step)
-        return whole[-1]
-
-    def close(self) -> None:
-        if self._curve is not None:
-            self._curve.close()
-
-
-def _checkpoints(home: Path) -> list[Path]:
-    """Whole checkpoints, the oldest first."""
-    return sorted(p for p in home.glob("[0-9]*") if p.is_dir()) if home.is_dir() else []
 
 
 def origin_of(job: Job) -> dict[str, Any]:

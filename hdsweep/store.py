@@ -31,6 +31,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from hdsweep.curve import link_curves
 from hdsweep.errors import StoreError, did_you_mean
 from hdsweep.method import Predictions
 from hdsweep.trial import FORMAT, TrialRecord, newer_format
@@ -38,9 +39,6 @@ from hdsweep.trial import FORMAT, TrialRecord, newer_format
 _ID = re.compile(r"^[0-9a-f]{20}\Z")
 _OURS = {"store.json", "trials", "stages", "sweeps"}
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\]|^\.")  # in the name of a link
-_NAME_BYTES = 200  # most filesystems take 255, and a trial's id may follow
-_TRIALS = "../../../trials/"  # from a link to TensorBoard's files
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +263,7 @@ class Store:
         except OSError as error:
             raise _cannot_write(folder, error) from None
         with contextlib.suppress(OSError):  # a convenience; no trial needs them
-            _link_curves(folder / "tensorboard", sweep.labels())
+            link_curves(folder / "tensorboard", sweep.labels())
 
     @contextlib.contextmanager
     def driving(self, name: str) -> Iterator[None]:
@@ -405,26 +403,6 @@ class Store:
         for prefix in prefixes:
             with contextlib.suppress(NotADirectoryError):
                 yield from (e for e in os.scandir(prefix) if _ID.match(e.name))
-
-
-def _link_curves(home: Path, labels: Mapping[str, str]) -> None:
-    """Make the links of a sweep's trials what they should be; what else is there is let be."""
-    home.mkdir(exist_ok=True)
-    wanted: dict[str, str] = {}
-    for trial_id, label in labels.items():
-        name = _UNSAFE.sub("_", label).encode(errors="replace").decode()
-        if name in wanted or len(name.encode()) > _NAME_BYTES:
-            name = f"{name.encode()[:_NAME_BYTES].decode(errors='ignore')} {trial_id}"
-        wanted[name] = f"{_TRIALS}{trial_id[:2]}/{trial_id}/tensorboard"
-    with os.scandir(home) as entries:
-        links = {e.name: os.readlink(e.path) for e in entries if e.is_symlink()}
-    for name, target in links.items():
-        if target.startswith(_TRIALS) and wanted.get(name) != target:
-            os.unlink(home / name)
-    for name, target in wanted.items():
-        if links.get(name) != target:
-            with contextlib.suppress(OSError):  # another's file, or a filesystem without links
-                os.symlink(target, f"{home}/{name}")
 
 
 def write_whole(path: Path, content: bytes) -> None:

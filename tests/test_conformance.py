@@ -29,9 +29,10 @@ import pytest
 from pydantic import BaseModel, Field, ValidationError
 
 from hdsweep import metrics
+from hdsweep.context import CHECKPOINT_INTERVAL_S
 from hdsweep.data import fingerprint, make_if_absent
 from hdsweep.errors import DataError
-from hdsweep.execute import CHECKPOINT_INTERVAL_S, Job, origin_of, run_trial
+from hdsweep.execute import Job, origin_of, run_trial
 from hdsweep.identity import digest
 from hdsweep.method import Data, Item, Predictions, load_dataset, load_method, names_in
 from hdsweep.store import Store
