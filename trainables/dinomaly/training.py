@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -143,11 +143,9 @@ class DinomalyTrial:
         loss.backward()
         gradients = [p.grad for p in self.learned if p.grad is not None]
         total_norm = nn.utils.get_total_norm(gradients)
-        told = {"loss": loss, "grad/total_norm": total_norm, **shown}
-        on_device = [torch.as_tensor(number, device=loss.device) for number in told.values()]
-        numbers = torch.stack([number.detach().double() for number in on_device]).tolist()
-        value, norm, *others = numbers  # one wait for the GPU
-        point = {"loss": value, "grad/total_norm": norm, "grad/nan_count": 0.0}
+        point = _numbers({"loss": loss, "grad/total_norm": total_norm, **shown})
+        point["grad/nan_count"] = 0.0
+        value, norm = point["loss"], point["grad/total_norm"]
         if not (math.isfinite(value) and math.isfinite(norm)):
             point["grad/nan_count"] = float(sum(int((~torch.isfinite(g)).sum()) for g in gradients))
             self.context.report(step, point)
@@ -158,13 +156,12 @@ class DinomalyTrial:
         if self.params.lr_interval == "step" or step % self.steps_per_epoch == 0:
             self.scheduler.step()
             self._plain_learning_rates()
-        point |= dict(zip(shown, others, strict=True))
         if self.validation and (
             step % self.params.validate_every == 0 or step == self.params.max_steps
         ):
             point |= self._validate()
         self.context.report(step, point)
-        return float(value)
+        return value
 
     def score(
         self, items: Sequence[Item], keep: Callable[[NDArray[np.float32]], object] | None = None
@@ -306,6 +303,15 @@ class DinomalyTrial:
         elif self.device.type == "cuda":
             torch.cuda.set_rng_state(state["rng_cuda"], self.device)
         return int(state["step"]), float(state["loss"])
+
+
+def _numbers(told: Mapping[str, Tensor | float]) -> dict[str, float]:
+    """Plain numbers, after one wait for the GPU that tensors are on."""
+    tensors = {name: value for name, value in told.items() if isinstance(value, Tensor)}
+    read = torch.stack([value.detach().double() for value in tensors.values()]).tolist()
+    return {name: float(value) for name, value in told.items() if name not in tensors} | dict(
+        zip(tensors, read, strict=True)
+    )
 
 
 def require_compiler() -> None:
