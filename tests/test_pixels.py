@@ -442,10 +442,12 @@ def test_a_mask_brought_to_another_grid_is_a_failed_trial(run: Any, way: str, fo
     assert found in record.error["message"]
 
 
-def test_a_mask_that_cannot_be_read_is_named(run: Any) -> None:
+def test_a_mask_that_cannot_be_read_is_named_and_costs_its_groups_pixel_metrics(run: Any) -> None:
     record = run(masks="damaged")
-    assert (record.status, record.error["kind"]) == ("failed", "request")
-    assert record.error["message"].endswith("x/001_mask.npy: not an image")
+    assert record.status == "ok"
+    assert record.metrics["aupro"]["x"] is None
+    assert record.missing["aupro"]["x"].endswith("x/001_mask.npy: not an image")
+    assert record.metrics["auroc"]["x"] is not None
 
 
 def test_a_report_shows_pixel_metrics_and_says_why_there_are_none(
