@@ -360,6 +360,16 @@ def test_aux_needs_two_groups() -> None:
         objective_of(params(variant="aux"), 8, ("C",))
 
 
+def test_aux_with_one_group_is_refused_before_anything_is_encoded(tmp_path: Path) -> None:
+    data, context = maps(), Context(tmp_path)
+    one = Data(data.train[1::2], data.test[::2], ("A",), data.read)
+    with pytest.raises(
+        MethodError, match=r"the data have 1 \(A\); use more, or variant 'baseline'"
+    ):
+        trial(context, one, variant="aux")
+    assert context.built == []
+
+
 def test_equal_scale_weights_are_the_baseline() -> None:
     value, found, _ = gradients({"variant": "scale", "scale_weights": [0.5, 0.5]}, 700)
     expected, theirs = anomalibs(700)

@@ -35,6 +35,7 @@ from hdsweep.method import (
 )
 from hdsweep.metrics import evaluate
 from trainables.dinomaly import Params
+from trainables.dinomaly.losses import objective_of
 from trainables.dinomaly.memory import Peak
 from trainables.dinomaly.model import MAP_SIZE, DinomalyNet
 from trainables.encoders.images import mask_on_grid, normalised
@@ -83,6 +84,7 @@ class DinomalyTrial:
         self.device = torch.device(context.device)
         self.steps_per_epoch = math.ceil(len(data.train) / params.batch_size)
         self._require_a_learning_rate()
+        objective_of(params, 1, data.groups)  # what it refuses is refused before images are encoded
         if params.compile:
             require_compiler()
             torch._dynamo.reset()  # noqa: SLF001 - else a worker's ninth trial runs uncompiled
