@@ -19,7 +19,7 @@ import pytest
 import timm
 import torch
 from pydantic import ValidationError
-from safetensors.torch import save, save_file
+from safetensors.torch import load_file, save, save_file
 
 from hdsweep.method import Data, Item, MethodError
 from trainables.encoders import EncoderParams, default_layers
@@ -208,6 +208,15 @@ def test_stopping_after_the_last_layer_changes_no_bit(tmp_path: Path) -> None:
     )
     for found, (patches, prefix) in zip(vit(images).values(), whole, strict=True):
         assert torch.equal(found, torch.cat([prefix, patches], dim=1))
+
+
+def test_blocks_after_the_last_layer_are_not_computed(tmp_path: Path) -> None:
+    vit = encoder(tmp_path, (0, 1), weights="random")
+    computed: list[int] = []
+    for n, block in enumerate(vit.vit.blocks):
+        block.register_forward_hook(lambda *_, n=n: computed.append(n))
+    vit(torch.rand(2, 3, 16, 12))
+    assert computed == [0, 1]
 
 
 def test_an_encoder_never_learns(tmp_path: Path) -> None:
@@ -497,6 +506,15 @@ def test_the_pretext_reads_images_of_different_sizes_and_knows_their_order(tmp_p
     turned = Data(data.train[::-1], data.test, data.groups, read)
     build(params, None, turned, context)
     assert len(context.built) == 2
+
+
+def test_positions_after_the_pretext_stay_where_they_were_learned(tmp_path: Path) -> None:
+    """7 x 28 patches are as many as the published 14 x 14, and are not resampled from there."""
+    knobs = {"encoder": "vit_tiny_patch16_224", "embed_dim": 16, "depth": 2, "num_heads": 2}
+    sizes = {"resize": [112, 448], "crop": None, "weights": "pretext", "pretext_steps": 1}
+    vit = build(EncoderParams.model_validate({**knobs, **sizes}), (0, 1), maps(), Context(tmp_path))
+    (kept,) = tmp_path.rglob("model.safetensors")
+    assert torch.equal(load_file(kept)["pos_embed"], vit.vit.pos_embed)
 
 
 def test_the_pretext_is_a_function_of_its_inputs(tmp_path: Path) -> None:

@@ -15,10 +15,9 @@ from hdsweep.errors import DataChanged, StoreError
 from hdsweep.execute import Job, origin_of, run_trial
 from hdsweep.identity import digest
 from hdsweep.method import load_dataset, load_method
-from hdsweep.stages import stage_key
 from hdsweep.store import Store
 from hdsweep.trial import Trial, TrialRecord
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Run
 
 
 @pytest.fixture
@@ -282,8 +281,26 @@ def test_a_trial_whose_file_changed_after_planning_is_not_recorded(
     assert run.store.record(trial.id) is None
 
 
-def test_other_source_makes_another_stage(tmp_path: Path) -> None:
-    one, other = (
-        stage_key("tokens", 1, {"x": 1}, "data", source) for source in ("before", "after")
+def test_a_trial_of_another_source_does_not_get_the_stage_of_the_old_one(
+    hdsweep: Run, sweep_file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    source = tmp_path / "mine/counter.py"
+    source.write_text((ROOT / "tests/methods/counter.py").read_text())
+    (tmp_path / "mine/__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    sweep = sweep_file(
+        "name: counted\nmethod: mine.counter\n"
+        "data: {name: tests.methods.labels, root: labels, make: {items: 4}}\n"
+        "seeds: [1]\narms: {one: {stage: true}}\nresources: {gpus: 0, cpus: 1}\n"
     )
-    assert one != other
+
+    def stages() -> int:
+        return len(list((tmp_path / "results/stages").rglob("stage.json")))
+
+    assert hdsweep("run", sweep, "--inline").returncode == 0
+    assert stages() == 1
+    source.write_text(source.read_text() + "\n# another\n")
+    again = hdsweep("run", sweep, "--inline", "--rerun", "stale")
+    assert again.returncode == 0, again.stderr
+    assert stages() == 2

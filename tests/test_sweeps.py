@@ -140,6 +140,18 @@ def test_what_the_file_shows_to_be_wrong_is_refused_with_its_line(
     assert not (tmp_path / "results").exists()
 
 
+def test_what_a_method_warns_of_is_said_before_a_sweep(hdsweep: Run, write: Write) -> None:
+    sweep = write({"plain": {}, "watched": {"validation": "from_test"}})
+    expected = "watched: validation is drawn from the test items (10 % of them)"
+    for command in (("plan", sweep), ("run", sweep, "--inline"), ("check", sweep)):
+        done = hdsweep(*command)
+        assert done.returncode == 0, done.stderr
+        assert (done.stdout + done.stderr).count("warning: ") == 1
+        assert f"warning: {expected}" in done.stdout + done.stderr
+    ((told,),) = (file["warnings"] for file in read(hdsweep("check", sweep, "--format", "json")))
+    assert told.startswith(expected)
+
+
 def test_a_corrupt_image_among_the_training_data_is_named_before_anything_runs(
     hdsweep: Run, write: Write, tmp_path: Path
 ) -> None:

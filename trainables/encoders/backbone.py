@@ -97,7 +97,8 @@ def build(
         elif params.weights == "random":
             vit = create(params)
         elif params.weights == "pretext":
-            vit = _with_weights(params, _after_pretext(params, data, context), "the pretext")
+            vit = create(params)
+            vit.load_state_dict(_after_pretext(params, data, context))  # on the very same grid
         else:
             vit = _with_weights(params, _read(params.weights), str(params.weights))
     depth = len(vit.blocks)
