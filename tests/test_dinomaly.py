@@ -764,6 +764,47 @@ def test_a_compiled_trial_agrees_with_a_plain_one(tmp_path: Path) -> None:
     plain = trial(Context(tmp_path / "1"), dropout=0.0, grad_clip=1.0)
     compiled = trial(Context(tmp_path / "2"), dropout=0.0, grad_clip=1.0, compile=True)
     np.testing.assert_allclose(compiled.predictions.score, plain.predictions.score, rtol=1e-3)
+    # What one trial compiled counts against a limit after which torch compiles no more.
+    code = DinomalyNet._pass.__code__
+    assert torch._C._dynamo.eval_frame._debug_get_cache_entry_list(code)
+    training.DinomalyTrial(params(compile=True), maps(), Context(tmp_path / "3"))
+    assert not torch._C._dynamo.eval_frame._debug_get_cache_entry_list(code)
+
+
+@pytest.mark.parametrize(
+    ("variant", "knobs"),
+    [
+        ("baseline", {"lr": 1e-3}),
+        ("baseline", {"final_lr": 1e-3}),
+        ("baseline", {"lr_warmup_steps": 5}),
+        ("baseline", {"weight_decay": 0.1}),
+        ("baseline", {"grad_clip": 0.01}),
+        ("baseline", {"dropout": 0.4}),
+        ("baseline", {"decoder_depth": 4}),
+        ("baseline", {"batch_size": 4}),
+        ("baseline", {"max_steps": 11}),
+        ("baseline", {"target_layers": [0, 3]}),
+        ("baseline", {"score_top_percent": 5}),
+        ("baseline", {"factor": 0.5}),
+        ("baseline", {"p": 0.5}),
+        ("baseline", {"p_schedule_steps": 5}),
+        ("gem", {"gem_p": 5}),
+        ("gem", {"gem_factor": 0.9}),
+        ("gem", {"p_schedule_steps": 5}),
+        ("topk", {"q_percent": 20}),
+        ("topk", {"warmup_steps": 9}),
+        ("topk", {"q_schedule": False, "warmup_steps": 200}),
+        ("focal", {"gamma": 3}),
+        ("aux", {"aux_weight": 0.9}),
+        ("scale", {"scale_weights": [0.2, 0.8]}),
+        ("scale-learned", {"scale_entropy": 0.01}),
+    ],
+)
+def test_every_knob_acts(tmp_path: Path, variant: str, knobs: dict[str, Any]) -> None:
+    stages = tmp_path / "shared"
+    usual = trial(Context(tmp_path, stages=stages), **CASES[variant]).predictions.score
+    other = trial(Context(tmp_path, stages=stages), **CASES[variant] | knobs).predictions.score
+    assert not np.array_equal(other, usual)
 
 
 def test_the_learning_rate_counts_what_it_is_told_to(tmp_path: Path) -> None:
