@@ -22,8 +22,8 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save, save_file
 
 from hdsweep.method import Data, Item, MethodError
-from trainables.encoders import EncoderParams, default_layers
-from trainables.encoders.backbone import FrozenViT, build
+from trainables.encoders import EncoderParams, default_layers, pretext
+from trainables.encoders.backbone import FrozenViT, build, create
 from trainables.encoders.images import normalised, resized
 from trainables.encoders.pretext import alter
 
@@ -515,6 +515,16 @@ def test_positions_after_the_pretext_stay_where_they_were_learned(tmp_path: Path
     vit = build(EncoderParams.model_validate({**knobs, **sizes}), (0, 1), maps(), Context(tmp_path))
     (kept,) = tmp_path.rglob("model.safetensors")
     assert torch.equal(load_file(kept)["pos_embed"], vit.vit.pos_embed)
+
+
+def test_the_pretext_starts_from_the_encoders_own_seed(tmp_path: Path) -> None:
+    """Nothing is drawn before it, or every store would hold another encoder under the same name."""
+    params = EncoderParams.model_validate({**TINY, "weights": "pretext", "pretext_steps": 3})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        expected = pretext.train(create(params), params, maps(), seed=0, context=Context(tmp_path))
+    found = weights_of(build(params, None, maps(), Context(tmp_path)))
+    assert all(torch.equal(value, found[key]) for key, value in expected.state_dict().items())
 
 
 def test_the_pretext_is_a_function_of_its_inputs(tmp_path: Path) -> None:

@@ -97,8 +97,10 @@ def build(
         elif params.weights == "random":
             vit = create(params)
         elif params.weights == "pretext":
+            # First, for it starts from the seed above; and its positions lie on the very same grid.
+            weights = _after_pretext(params, data, context)
             vit = create(params)
-            vit.load_state_dict(_after_pretext(params, data, context))  # on the very same grid
+            vit.load_state_dict(weights)
         else:
             vit = _with_weights(params, _read(params.weights), str(params.weights))
     depth = len(vit.blocks)
