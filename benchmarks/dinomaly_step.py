@@ -15,15 +15,15 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from hdsweep.context import Context
 from hdsweep.data import fingerprint
-from hdsweep.stages import stage_folder
+from hdsweep.store import Store
+from hdsweep.trial import Trial
 from trainables.data import hdmap
 from trainables.dinomaly import Params
 
@@ -32,43 +32,6 @@ with warnings.catch_warnings():
     from trainables.dinomaly.training import DinomalyTrial
 
 WARM_UP = 3  # steps that are not counted: buffers of the optimiser, first look at the tokens
-
-
-@dataclass(frozen=True)
-class Context:
-    """What the engine lends to a trial; a curve and checkpoints are no part of the question."""
-
-    scratch: Path
-    fingerprint: str
-    seed: int = 42
-    device: str = "cpu"
-    threads: int = 1
-    log: logging.Logger = logging.getLogger("step")  # noqa: RUF009 - one for all
-
-    def report(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Nothing."""
-
-    def stage(
-        self,
-        name: str,
-        *,
-        version: int,
-        inputs: Mapping[str, object],
-        build: Callable[[Path], None],
-    ) -> Path:
-        """As in a sweep, below ``scratch``."""
-        return stage_folder(
-            self.scratch, name, version=version, inputs=inputs, fingerprint=self.fingerprint,
-            source="",
-            build=build,
-        )  # fmt: skip
-
-    def checkpoint(self, step: int, save: Callable[[Path], None]) -> None:
-        """Nothing."""
-
-    def resume(self) -> Path | None:
-        """Nothing."""
-        return None
 
 
 class Timed(DinomalyTrial):
@@ -101,7 +64,10 @@ def main() -> None:
     root = hdmap.Params.model_validate({"root": settings["data"]})
     data = hdmap.load(root)
     with tempfile.TemporaryDirectory() as name:
-        context = Context(Path(name), fingerprint(hdmap.DATASET, root))
+        content = fingerprint(hdmap.DATASET, root)
+        planned = Trial("0" * 20, "dinomaly", 1, {}, "hdmap", {}, content, 42, {})
+        log = logging.getLogger("step")
+        context = Context(planned, 1, Store(Path(name)), "cpu", Path(name), log)
         trials = {}
         for kept in ("float16", "none"):
             knobs = settings["params"] | settings["arms"]["baseline"] | {"tokens": kept}

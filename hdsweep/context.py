@@ -7,14 +7,15 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hdsweep import provenance
+from hdsweep import provenance, stages
 from hdsweep.curve import Curve
-from hdsweep.method import dataset_module
-from hdsweep.stages import stage_folder
+from hdsweep.machine import Machine
+from hdsweep.method import Stage, dataset_module
 from hdsweep.store import Store
 from hdsweep.trial import Trial
 
@@ -25,11 +26,13 @@ def _nothing() -> None:
     pass
 
 
-def _home_of(build: Callable[[Path], None]) -> tuple[str, ...]:
-    """Module that a builder's code is in, or the whole folder below ``trainables``."""
-    name: str = getattr(build, "__module__", "")
-    parts = name.split(".")
-    return (".".join(parts[:2]) if parts[0] == "trainables" else name,) if name else ()
+def _require_code(stage: Stage, build: Callable[[Path], None]) -> None:
+    module: str = getattr(build, "__module__", stage.code)
+    if not f"{module}.".startswith(f"{stage.code}."):
+        raise ValueError(
+            f"stage '{stage.name}' is said to be built by {stage.code}, and its builder is in "
+            f"{module}: an edit there would not make it anew"
+        )
 
 
 @dataclass(slots=True)
@@ -46,6 +49,8 @@ class Context:
         checkpoint_interval_s: Least time between two checkpoints.
         require_the_same: Raises DataChanged when the data, or a file that a knob names, are no
             longer those that name the trial.
+        machine: The trial's place among others that run here.
+        share: Whether stages are taken from and left in the store; else they are the trial's own.
     """
 
     trial: Trial
@@ -56,9 +61,12 @@ class Context:
     log: logging.Logger
     checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S
     require_the_same: Callable[[], None] = _nothing
+    machine: Machine = field(default_factory=Machine)
+    share: bool = True
     _last_s: float = field(default_factory=time.monotonic)
     _began_s: float = field(default_factory=time.monotonic)
     _curve: Curve | None = None
+    _held: list[int] = field(default_factory=list)
 
     @property
     def seed(self) -> int:
@@ -75,32 +83,38 @@ class Context:
             self._curve = Curve(self._folder, self._began_s, self.log)
         self._curve.add(step, metrics)
 
-    def stage(
-        self,
-        name: str,
-        *,
-        version: int,
-        inputs: Mapping[str, object],
-        build: Callable[[Path], None],
-    ) -> Path:
+    def stage(self, stage: Stage, build: Callable[[Path], None]) -> Path:
         """Folder of work that trials share."""
+        key, checked = self._named(stage, build)
+        folder, held = stages.obtain(self._stage_root, stage, key, checked, idle=self.machine.idle)
+        self._held.append(held)
+        return folder
 
-        # A stage is what its inputs say only if they were the same all the while it was built, and
-        # if the code that reads the data and the builder's own have not changed since.
+    def prepare(self, wanted: Sequence[tuple[Stage, Callable[[Path], None]]]) -> None:
+        """Build those of several stages that nobody has built or is building."""
+        for stage, build in wanted:
+            stages.offer(self._stage_root, stage, *self._named(stage, build))
+
+    def alone(self) -> AbstractContextManager[bool]:
+        """Time in which no other trial computes on this machine."""
+        return self.machine.alone()
+
+    @property
+    def _stage_root(self) -> Path:
+        return self.store.root if self.share else self.scratch
+
+    def _named(
+        self, stage: Stage, build: Callable[[Path], None]
+    ) -> tuple[str, Callable[[Path], None]]:
+        """A stage's key, and its builder with a look at the data behind it."""
+        _require_code(stage, build)
+
+        # A stage is what its inputs say only if they were the same all the while it was built.
         def build_from_the_same(folder: Path) -> None:
             build(folder)
             self.require_the_same()
 
-        read_by = dataset_module(self.trial.data_name)
-        return stage_folder(
-            self.store.root,
-            name,
-            version=version,
-            inputs=inputs,
-            fingerprint=self.trial.fingerprint,
-            source=provenance.source_digest(read_by, *_home_of(build)),
-            build=build_from_the_same,
-        )
+        return key_of(stage, self.trial.data_name, self.trial.fingerprint), build_from_the_same
 
     def checkpoint(self, step: int, save: Callable[[Path], None]) -> None:
         """Keep a checkpoint, if one is due."""
@@ -135,6 +149,14 @@ class Context:
         """Leave nothing open."""
         if self._curve is not None:
             self._curve.close()
+        while self._held:
+            os.close(self._held.pop())
+
+
+def key_of(stage: Stage, data_name: str, fingerprint: str) -> str:
+    """What names a stage's folder, for data of this name and content."""
+    source = provenance.source_digest(dataset_module(data_name), stage.code)
+    return stages.stage_key(stage, fingerprint, source)
 
 
 def _checkpoints(home: Path) -> list[Path]:

@@ -35,6 +35,10 @@ class MethodError(HdsweepError):
     """A method cannot do what it was asked, for a reason that lies in the request."""
 
 
+class Infeasible(MethodError):
+    """What was asked cannot be done with such data: a hole in the table, and no mistake."""
+
+
 class UndefinedMetric(HdsweepError):
     """The metric has no value on these predictions: one class is absent, or a score is NaN."""
 

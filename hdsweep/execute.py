@@ -28,7 +28,15 @@ from threadpoolctl import threadpool_limits
 
 from hdsweep import data, metrics, pixels, provenance
 from hdsweep.context import CHECKPOINT_INTERVAL_S, Context
-from hdsweep.errors import DataChanged, DataError, Diverged, HdsweepError, StoreError
+from hdsweep.errors import (
+    DataChanged,
+    DataError,
+    Diverged,
+    HdsweepError,
+    Infeasible,
+    StoreError,
+)
+from hdsweep.machine import Machine
 from hdsweep.method import (
     AnomalyMaps,
     Data,
@@ -59,6 +67,8 @@ class Job:
         gpus: Share of a GPU, or a whole number of them.
         threads: CPU threads.
         rerun: Whether to run it although it has finished; its earlier result is kept aside.
+        share: Whether it uses the store's stages, or does all work itself.
+        stages: Folders below the store of the stages it asks for, in its order.
     """
 
     trial: Trial
@@ -66,6 +76,8 @@ class Job:
     gpus: float
     threads: int
     rerun: bool = False
+    share: bool = True
+    stages: tuple[str, ...] = ()
 
 
 class Listener(Protocol):
@@ -141,15 +153,20 @@ def _run(
         scratch = Path(tempfile.mkdtemp(prefix="hdsweep-"))
     except OSError as error:
         raise StoreError(f"no scratch folder can be made: {error.strerror}") from None
-    started, began = datetime.now(UTC), time.monotonic()
     method = load_method(trial.method)
     device = _device(method, job)
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         log = stack.enter_context(_log(folder, capture))
         stack.enter_context(threadpool_limits(job.threads))
-        context = Context(trial, job.threads, store, device, scratch, log, checkpoint_interval_s)
+        machine = Machine()
+        context = Context(
+            trial, job.threads, store, device, scratch, log, checkpoint_interval_s,
+            machine=machine, share=job.share,
+        )  # fmt: skip
         stack.callback(context.close)
+        stack.enter_context(machine.computing())
+        started, began = datetime.now(UTC), time.monotonic()
         log.info("%s on %s, %d threads", job.label, device, job.threads)
         status, found = _attempt(method, trial, context)
         record = TrialRecord(
@@ -200,7 +217,8 @@ def _attempt(method: Method, trial: Trial, context: Context) -> tuple[Status, di
         raise
     except HdsweepError as error:
         context.log.error("failed: %s", error)
-        return "failed", _note("request", error, trace=False)
+        kind = "infeasible" if isinstance(error, Infeasible) else "request"
+        return "failed", _note(kind, error, trace=False)
     except (Exception, SystemExit, GeneratorExit) as error:
         if isinstance(error, OSError) and error.errno in _STORAGE:
             where = error.filename or context.store.root

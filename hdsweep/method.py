@@ -13,6 +13,7 @@ import importlib.util
 import logging
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,8 +21,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hdsweep.errors import DataError, Diverged, MethodError, SpecError, did_you_mean
+from hdsweep.errors import DataError, Diverged, Infeasible, MethodError, SpecError, did_you_mean
 from hdsweep.spec import ContentPath, Strict
+from hdsweep.stages import Stage
 
 __all__ = [
     "AnomalyMaps",
@@ -32,11 +34,13 @@ __all__ = [
     "Dataset",
     "Diverged",
     "Generator",
+    "Infeasible",
     "Item",
     "Method",
     "MethodError",
     "Outcome",
     "Predictions",
+    "Stage",
     "Strict",
     "TrialContext",
     "load_dataset",
@@ -237,24 +241,34 @@ class TrialContext(Protocol):
                 ``time_s``.
         """
 
-    def stage(
-        self,
-        name: str,
-        *,
-        version: int,
-        inputs: Mapping[str, object],
-        build: Callable[[Path], None],
-    ) -> Path:
+    def stage(self, stage: Stage, build: Callable[[Path], None]) -> Path:
         """Folder of work shared between trials, built by the first that asks for it.
 
         Args:
-            name: What it is, as in ``tokens``.
-            version: Raised by the author when ``build`` may give another result.
-            inputs: JSON values that, with the data's fingerprint, determine the result.
-            build: Writes the result into the empty folder it is given.
+            stage: What names it; one of those that ``Method.stages`` tells, or that one of them
+                needs.
+            build: Writes the result into the empty folder it is given; a function of the module or
+                folder that ``stage.code`` names. It may ask for the stages that ``stage`` needs.
 
         Returns:
-            The finished folder, to be read only.
+            The finished folder, to be read only; it stays until the trial ends.
+        """
+
+    def prepare(self, wanted: Sequence[tuple[Stage, Callable[[Path], None]]]) -> None:
+        """Build those of several stages that nobody has built or is building.
+
+        Without it, trials that start together and ask for the same stages in the same order wait
+        for one another at each; with it they share the work.
+
+        Args:
+            wanted: Stages that do not need each other, as for ``stage``.
+        """
+
+    def alone(self) -> AbstractContextManager[bool]:
+        """Time in which no other trial of this user computes on this machine, to measure in.
+
+        Others finish first, and none starts meanwhile, so what is inside should be short. Gives
+        False instead of True when a neighbour has not finished within ten minutes.
         """
 
     def checkpoint(self, step: int, save: Callable[[Path], None]) -> None:
@@ -272,6 +286,14 @@ def _nothing(_params: Strict) -> Sequence[str]:
     return ()
 
 
+def _no_stages(_params: Strict, _data: Data, _seed: int) -> Sequence[Stage]:
+    return ()
+
+
+def _always_feasible(_params: Strict, _data: Data) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
     """A trainable.
@@ -286,6 +308,11 @@ class Method:
         scalars: Names of the measurements its Outcome may carry, so that a report can ask for them.
         warn: params -> what a person should know before these parameters are run, one sentence
             each; empty when there is nothing.
+        stages: (params, data, seed) -> the stages that ``run`` asks for, in its order, so that a
+            plan can show them and trials that share one need not wait for it together.
+        infeasible: (params, data) -> why ``run`` cannot work with so much or such data, in a
+            sentence, as far as that can be told without running; None where it can. What shows
+            only in ``run`` is raised there as Infeasible.
     """
 
     version: int
@@ -295,6 +322,8 @@ class Method:
     uses_torch: bool = True
     scalars: tuple[str, ...] = ()
     warn: Callable[[Any], Sequence[str]] = _nothing
+    stages: Callable[[Any, Data, int], Sequence[Stage]] = _no_stages
+    infeasible: Callable[[Any, Data], str | None] = _always_feasible
 
 
 def method_module(name: str) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from hdsweep.method import Data, Diverged, Item, MethodError, Outcome
+from tests.lending import Lent, StoppedError
 from trainables.dinomaly import METHOD, VARIANTS, Params
 from trainables.encoders.images import normalised
 from trainables.encoders.tokens import Tokens
@@ -64,55 +64,6 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-class StoppedError(Exception):
-    """The engine ended the trial."""
-
-
-class Context:
-    """What the engine lends: checkpoints in a folder, a curve in a list."""
-
-    device, threads = "cpu", 1
-    log = logging.getLogger("test")
-
-    def __init__(
-        self,
-        home: Path,
-        seed: int = 42,
-        stop_after: int | None = None,
-        stages: Path | None = None,
-    ) -> None:
-        self.scratch, self.seed, self.stop_after = home, seed, stop_after
-        self.curve: list[tuple[int, dict[str, float]]] = []
-        self.stages = (stages or home) / "stages"
-        self.built: list[str] = []
-        torch.manual_seed(seed)
-
-    def report(self, step: int, metrics: Mapping[str, float]) -> None:
-        self.curve.append((step, dict(metrics)))
-
-    def stage(
-        self, name: str, *, version: int, inputs: Mapping[str, object], build: Callable[..., None]
-    ) -> Path:
-        key = json.dumps([name, version, inputs], sort_keys=True).encode()
-        folder = self.stages / hashlib.sha256(key).hexdigest()
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            build(folder)
-            self.built.append(name)
-        return folder
-
-    def checkpoint(self, step: int, save: Callable[[Path], None]) -> None:
-        if self.stop_after == step:
-            folder = self.scratch / "checkpoint"
-            folder.mkdir()
-            save(folder)
-            raise StoppedError
-
-    def resume(self) -> Path | None:
-        folder = self.scratch / "checkpoint"
-        return folder if folder.exists() else None
-
-
 def maps(train: int = 12, test: int = 9, *, broken: bool = False) -> Data:
     """Noisy maps of one pattern; every third test map has a bright row."""
     pattern = np.random.default_rng(0).random((1, 16, 12)) + 0.5
@@ -138,7 +89,7 @@ def params(**knobs: object) -> Params:
     return Params.model_validate({**SMALL, **knobs})
 
 
-def trial(context: Context, data: Data | None = None, **knobs: object) -> Outcome:
+def trial(context: Lent, data: Data | None = None, **knobs: object) -> Outcome:
     return METHOD.run(params(**knobs), data or maps(), context)
 
 
@@ -361,7 +312,7 @@ def test_aux_needs_two_groups() -> None:
 
 
 def test_aux_with_one_group_is_refused_before_anything_is_encoded(tmp_path: Path) -> None:
-    data, context = maps(), Context(tmp_path)
+    data, context = maps(), Lent(tmp_path)
     one = Data(data.train[1::2], data.test[::2], ("A",), data.read)
     with pytest.raises(
         MethodError, match=r"the data have 1 \(A\); use more, or variant 'baseline'"
@@ -495,7 +446,7 @@ def test_the_network_is_anomalibs(tmp_path: Path) -> None:
             "target_layers": list(range(2, 10)),
         }
     )
-    tokens = Tokens(knobs, knobs.target_layers, maps(), Context(tmp_path), None)
+    tokens = Tokens(knobs, knobs.target_layers, maps(), Lent(tmp_path), None)
     save_file(tokens._encoder.vit.state_dict(), home / "model.safetensors")
     theirs = DinomalyModel(f"local-dir:{home}")
     theirs.encoder.eval()
@@ -536,7 +487,7 @@ def test_the_network_is_anomalibs(tmp_path: Path) -> None:
 
 def untrained(tmp_path: Path, **knobs: Any) -> tuple[Tokens, DinomalyNet]:
     made = params(**knobs)
-    tokens = Tokens(made, (0, 1), maps(), Context(tmp_path), None)
+    tokens = Tokens(made, (0, 1), maps(), Lent(tmp_path), None)
     torch.manual_seed(0)
     return tokens, DinomalyNet(tokens.shape, made, ("A", "B"), made.crop).eval()
 
@@ -582,11 +533,11 @@ def test_bfloat16_computes_nearly_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("variant", CASES)
 def test_the_same_seed_gives_the_same_bits(tmp_path: Path, variant: str) -> None:
-    first = trial(Context(tmp_path), **CASES[variant])
+    first = trial(Lent(tmp_path), **CASES[variant])
     np.random.default_rng().random()
-    second = trial(Context(tmp_path), **CASES[variant])
+    second = trial(Lent(tmp_path), **CASES[variant])
     assert np.array_equal(first.predictions.score, second.predictions.score)
-    other = trial(Context(tmp_path, seed=43), **CASES[variant])
+    other = trial(Lent(tmp_path, seed=43), **CASES[variant])
     assert not np.array_equal(first.predictions.score, other.predictions.score)
 
 
@@ -595,14 +546,14 @@ def test_the_same_seed_gives_the_same_bits(tmp_path: Path, variant: str) -> None
 def test_a_resumed_trial_ends_like_one_that_was_not_stopped(
     tmp_path: Path, variant: str, stop_after: int
 ) -> None:
-    straight = Context(tmp_path / "straight")
+    straight = Lent(tmp_path / "straight")
     expected = trial(straight, **CASES[variant])
     home = tmp_path / "stopped"
     home.mkdir()
     with pytest.raises(StoppedError):
-        trial(Context(home, stop_after=stop_after), **CASES[variant])
+        trial(Lent(home, stop_after=stop_after), **CASES[variant])
     torch.manual_seed(0)
-    resumed = Context(home)
+    resumed = Lent(home)
     found = trial(resumed, **CASES[variant])
     assert np.array_equal(found.predictions.score, expected.predictions.score)
     assert found.scalars["final_loss"] == expected.scalars["final_loss"]
@@ -613,17 +564,17 @@ def test_a_trial_that_goes_on_elsewhere_says_that_dropout_differs(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(StoppedError):
-        trial(Context(tmp_path, stop_after=7))
+        trial(Lent(tmp_path, stop_after=7))
     kept = tmp_path / "checkpoint/state.pt"
     state = torch.load(kept, weights_only=True)
     torch.save(state | {"rng_cuda": torch.get_rng_state()}, kept)  # as if stopped on a GPU
-    assert np.isfinite(trial(Context(tmp_path)).predictions.score).all()
+    assert np.isfinite(trial(Lent(tmp_path)).predictions.score).all()
     assert "continued on another kind of device" in caplog.text
 
 
 def test_a_schedule_that_never_leaves_the_first_epoch_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MethodError, match=r"max_steps 12 ends within it \(12 steps of 1 images\)"):
-        trial(Context(tmp_path), lr_interval="epoch", batch_size=1)
+        trial(Lent(tmp_path), lr_interval="epoch", batch_size=1)
 
 
 def test_compiling_without_a_compiler_is_refused(
@@ -632,13 +583,13 @@ def test_compiling_without_a_compiler_is_refused(
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MethodError, match="needs a C\\+\\+ compiler, and no-such-compiler is not"):
-        trial(Context(tmp_path), compile=True)
+        trial(Lent(tmp_path), compile=True)
 
 
 def test_a_mask_that_the_grid_cannot_show_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = training.DinomalyTrial(params(), maps(), Context(tmp_path))
+    made = training.DinomalyTrial(params(), maps(), Lent(tmp_path))
     mask = np.zeros((1600, 1200), dtype=np.bool_)
     mask[800, 600] = True
     assert not made.mask_on_map(mask).any()
@@ -646,22 +597,22 @@ def test_a_mask_that_the_grid_cannot_show_is_logged(
 
 
 def test_the_epoch_schedule_is_resumed_too(tmp_path: Path) -> None:
-    expected = trial(Context(tmp_path / "s"), lr_interval="epoch")
+    expected = trial(Lent(tmp_path / "s"), lr_interval="epoch")
     home = tmp_path / "stopped"
     home.mkdir()
     with pytest.raises(StoppedError):
-        trial(Context(home, stop_after=5), lr_interval="epoch")
-    found = trial(Context(home), lr_interval="epoch")
+        trial(Lent(home, stop_after=5), lr_interval="epoch")
+    found = trial(Lent(home), lr_interval="epoch")
     assert np.array_equal(found.predictions.score, expected.predictions.score)
 
 
 def test_with_and_without_the_stage_predictions_agree_in_float32(tmp_path: Path) -> None:
     """To rounding: the encoder's matrix products depend on the batch that an image is in, and
     twelve steps carry that on. Here 1e-4 of a score; half precision costs up to a percent."""
-    encoded = trial(Context(tmp_path / "off"), tokens="none", grad_clip=1.0).predictions.score
+    encoded = trial(Lent(tmp_path / "off"), tokens="none", grad_clip=1.0).predictions.score
     found = {}
     for kind in ("float32", "float16", "bfloat16"):
-        context = Context(tmp_path / kind)
+        context = Lent(tmp_path / kind)
         found[kind] = trial(context, tokens=kind, grad_clip=1.0).predictions.score
         assert context.built == ["tokens", "tokens"]
     np.testing.assert_allclose(found["float32"], encoded, rtol=1e-4)
@@ -674,19 +625,19 @@ def test_every_variant_and_seed_shares_one_encoding(tmp_path: Path) -> None:
     stages = tmp_path / "shared"
     built = []
     for n, knobs in enumerate(CASES.values()):
-        context = Context(tmp_path / str(n), seed=n, stages=stages)
+        context = Lent(tmp_path / str(n), seed=n, stages=stages)
         trial(context, **knobs)
         built += context.built
     assert built == ["tokens", "tokens"]  # of training and of test images
 
 
 def test_augmented_images_are_encoded_in_each_step_and_test_images_once(tmp_path: Path) -> None:
-    context = Context(tmp_path)
-    plain = trial(Context(tmp_path / "plain"))
+    context = Lent(tmp_path)
+    plain = trial(Lent(tmp_path / "plain"))
     rolled = trial(context, augment="roll")
     assert context.built == ["tokens"]
     assert not np.array_equal(rolled.predictions.score, plain.predictions.score)
-    again = trial(Context(tmp_path / "again"), augment="roll")
+    again = trial(Lent(tmp_path / "again"), augment="roll")
     assert np.array_equal(rolled.predictions.score, again.predictions.score)
 
 
@@ -701,7 +652,7 @@ def test_augmentation_moves_values_and_makes_none() -> None:
 
 
 def test_the_curve_tells_loss_learning_rate_and_gradient_of_each_step(tmp_path: Path) -> None:
-    context = Context(tmp_path)
+    context = Lent(tmp_path)
     trial(context, **CASES["topk"])
     assert [step for step, _ in context.curve] == list(range(1, 13))
     first, last = context.curve[0][1], context.curve[-1][1]
@@ -715,7 +666,7 @@ def test_the_values_of_the_first_batch_are_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
-        trial(Context(tmp_path))
+        trial(Lent(tmp_path))
     told = [r.message for r in caplog.records if r.message.startswith("first batch")]
     assert "5 images as stored: min 0.3804, mean 1.033, max 1.912, 0" in told[0]
     assert "as the encoder sees them: min" in told[1]
@@ -723,15 +674,15 @@ def test_the_values_of_the_first_batch_are_logged(
 
 def test_validation_draws_the_same_items_for_each_seed_and_changes_nothing(tmp_path: Path) -> None:
     data = maps(12, 30)
-    plain = trial(Context(tmp_path / "1"), data)
-    context = Context(tmp_path / "2")
+    plain = trial(Lent(tmp_path / "1"), data)
+    context = Lent(tmp_path / "2")
     knobs = {"validation": "from_test", "validate_every": 5, "validation_percent": 50}
     watched = trial(context, data, **knobs)
     assert np.array_equal(watched.predictions.score, plain.predictions.score)
     assert [step for step, point in context.curve if "val/auroc" in point] == [5, 10, 12]
     assert 0 <= context.curve[-1][1]["val/auroc"] <= 1
     items = [
-        training.DinomalyTrial(params(**knobs), data, Context(tmp_path / "3", seed=s)).validation
+        training.DinomalyTrial(params(**knobs), data, Lent(tmp_path / "3", seed=s)).validation
         for s in (1, 2)
     ]
     assert items[0] == items[1]
@@ -755,19 +706,19 @@ def test_the_peak_of_memory_is_measured(tmp_path: Path) -> None:
     )  # in a process of its own: here memory freed by other tests may be used again
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 190 < float(done.stdout) < 260
-    assert trial(Context(tmp_path)).scalars["peak_memory_mb"] > 50
+    assert trial(Lent(tmp_path)).scalars["peak_memory_mb"] > 50
 
 
 @pytest.mark.slow
 def test_a_compiled_trial_agrees_with_a_plain_one(tmp_path: Path) -> None:
     """Fused operations round differently; dropout draws from another stream, so it is off."""
-    plain = trial(Context(tmp_path / "1"), dropout=0.0, grad_clip=1.0)
-    compiled = trial(Context(tmp_path / "2"), dropout=0.0, grad_clip=1.0, compile=True)
+    plain = trial(Lent(tmp_path / "1"), dropout=0.0, grad_clip=1.0)
+    compiled = trial(Lent(tmp_path / "2"), dropout=0.0, grad_clip=1.0, compile=True)
     np.testing.assert_allclose(compiled.predictions.score, plain.predictions.score, rtol=1e-3)
     # What one trial compiled counts against a limit after which torch compiles no more.
     code = DinomalyNet._pass.__code__
     assert torch._C._dynamo.eval_frame._debug_get_cache_entry_list(code)
-    training.DinomalyTrial(params(compile=True), maps(), Context(tmp_path / "3"))
+    training.DinomalyTrial(params(compile=True), maps(), Lent(tmp_path / "3"))
     assert not torch._C._dynamo.eval_frame._debug_get_cache_entry_list(code)
 
 
@@ -802,14 +753,14 @@ def test_a_compiled_trial_agrees_with_a_plain_one(tmp_path: Path) -> None:
 )
 def test_every_knob_acts(tmp_path: Path, variant: str, knobs: dict[str, Any]) -> None:
     stages = tmp_path / "shared"
-    usual = trial(Context(tmp_path, stages=stages), **CASES[variant]).predictions.score
-    other = trial(Context(tmp_path, stages=stages), **CASES[variant] | knobs).predictions.score
+    usual = trial(Lent(tmp_path, stages=stages), **CASES[variant]).predictions.score
+    other = trial(Lent(tmp_path, stages=stages), **CASES[variant] | knobs).predictions.score
     assert not np.array_equal(other, usual)
 
 
 def test_the_learning_rate_counts_what_it_is_told_to(tmp_path: Path) -> None:
     """12 maps in batches of 5 are epochs of 3 steps: after 9 steps the epoch schedule is at 3."""
-    by_step, by_epoch = Context(tmp_path), Context(tmp_path)
+    by_step, by_epoch = Lent(tmp_path), Lent(tmp_path)
     trial(by_step)
     trial(by_epoch, lr_interval="epoch")
     assert by_epoch.curve[9][1]["lr"] == pytest.approx(2e-3)  # the peak ends the warm-up of 3
@@ -817,14 +768,14 @@ def test_the_learning_rate_counts_what_it_is_told_to(tmp_path: Path) -> None:
 
 
 def test_every_epoch_sees_every_map_once_in_another_order(tmp_path: Path) -> None:
-    made = training.DinomalyTrial(params(), maps(), Context(tmp_path))
+    made = training.DinomalyTrial(params(), maps(), Lent(tmp_path))
     epochs = [np.concatenate([made._batch(3 * e + s) for s in (1, 2, 3)]) for e in range(2)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(12))] * 2
     assert not np.array_equal(*epochs)
 
 
 def test_a_bright_row_scores_higher(tmp_path: Path) -> None:
-    outcome = trial(Context(tmp_path), maps(24, 30), max_steps=60, lr_warmup_steps=10)
+    outcome = trial(Lent(tmp_path), maps(24, 30), max_steps=60, lr_warmup_steps=10)
     found = outcome.predictions
     assert found.score[found.is_anomaly].min() > np.median(found.score[~found.is_anomaly])
     assert found.item == tuple(str(n) for n in range(300, 330))
@@ -832,7 +783,7 @@ def test_a_bright_row_scores_higher(tmp_path: Path) -> None:
 
 
 def test_nan_in_training_is_divergence(tmp_path: Path) -> None:
-    context = Context(tmp_path)
+    context = Lent(tmp_path)
     with pytest.raises(Diverged, match="loss is not finite at step 1"):
         trial(context, maps(broken=True), tokens="none")
     assert np.isnan(context.curve[-1][1]["loss"])
@@ -841,11 +792,11 @@ def test_nan_in_training_is_divergence(tmp_path: Path) -> None:
 
 def test_nan_in_an_image_that_is_encoded_once_names_the_image(tmp_path: Path) -> None:
     with pytest.raises(MethodError, match=r"^300: the encoder's output is NaN"):
-        trial(Context(tmp_path), maps(broken=True))
+        trial(Lent(tmp_path), maps(broken=True))
 
 
 def test_infinite_weights_are_divergence(tmp_path: Path) -> None:
-    made = training.DinomalyTrial(params(), maps(), Context(tmp_path))
+    made = training.DinomalyTrial(params(), maps(), Lent(tmp_path))
     with torch.no_grad():
         made.learned[0].fill_(torch.inf)
     with pytest.raises(Diverged) as raised:
@@ -854,7 +805,7 @@ def test_infinite_weights_are_divergence(tmp_path: Path) -> None:
 
 
 def test_a_gradient_that_is_not_finite_is_divergence_and_counted(tmp_path: Path) -> None:
-    context = Context(tmp_path)
+    context = Lent(tmp_path)
     made = training.DinomalyTrial(params(), maps(), context)
     made.learned[0].register_hook(lambda gradient: gradient * torch.nan)
     with pytest.raises(Diverged, match="gradient norm is not finite at step 1"):

@@ -8,7 +8,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save, save_file
 
 from hdsweep.method import Data, Item, MethodError
+from tests.lending import Lent
 from trainables.encoders import EncoderParams, default_layers, pretext
 from trainables.encoders.backbone import FrozenViT, build, create
 from trainables.encoders.images import normalised, resized
@@ -36,41 +37,6 @@ TINY: dict[str, Any] = {
     "resize": [16, 12],
     "crop": None,
 }
-
-
-class Context:
-    """A trial's context that keeps its stages in a folder."""
-
-    seed, device, threads = 0, "cpu", 1
-    log = logging.getLogger("test")
-
-    def __init__(self, home: Path) -> None:
-        self.scratch = home
-        self.built: list[Mapping[str, object]] = []
-
-    def report(self, step: int, metrics: Mapping[str, float]) -> None:
-        pass
-
-    def checkpoint(self, step: int, save: Callable[[Path], None]) -> None:
-        pass
-
-    def resume(self) -> Path | None:
-        return None
-
-    def stage(
-        self,
-        name: str,
-        *,
-        version: int,
-        inputs: Mapping[str, object],
-        build: Callable[[Path], None],
-    ) -> Path:
-        folder = self.scratch / name / str(abs(hash(repr(sorted(inputs.items())))))
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            self.built.append(inputs)
-            build(folder)
-        return folder
 
 
 def maps(count: int = 24) -> Data:
@@ -89,7 +55,7 @@ def maps(count: int = 24) -> Data:
 
 
 def encoder(home: Path, layers: tuple[int, ...] | None = None, **knobs: object) -> FrozenViT:
-    return build(EncoderParams.model_validate({**TINY, **knobs}), layers, maps(), Context(home))
+    return build(EncoderParams.model_validate({**TINY, **knobs}), layers, maps(), Lent(home))
 
 
 def weights_of(vit: FrozenViT) -> dict[str, torch.Tensor]:
@@ -191,7 +157,7 @@ def test_an_unknown_encoder_is_refused(tmp_path: Path, name: str, message: str) 
             EncoderParams(encoder=name, weights="random", resize=224, crop=224),
             None,
             maps(),
-            Context(tmp_path),
+            Lent(tmp_path),
         )
 
 
@@ -246,7 +212,7 @@ def test_positions_are_resampled_as_anomalib_does(tmp_path: Path) -> None:
     native = timm.create_model(params.encoder, num_classes=0, dynamic_img_size=True).eval()
     save_file(native.state_dict(), tmp_path / "w.safetensors")
     file = params.model_copy(update={"weights": tmp_path / "w.safetensors"})
-    vit = build(file, (1,), maps(), Context(tmp_path))
+    vit = build(file, (1,), maps(), Lent(tmp_path))
     grid = native.pos_embed[:, 1:].reshape(1, 14, 14, -1).permute(0, 3, 1, 2)
     small = torch.nn.functional.interpolate(grid, size=(7, 7), mode="bicubic", antialias=False)
     expected = small.permute(0, 2, 3, 1).reshape(1, 49, -1)
@@ -285,7 +251,7 @@ def test_a_folder_stands_for_the_file_of_weights_in_it(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     params = EncoderParams.model_validate({**TINY, "weights": str(tmp_path)})
     assert params.weights == tmp_path / "model.safetensors"
-    found = weights_of(build(params, None, maps(), Context(tmp_path)))
+    found = weights_of(build(params, None, maps(), Lent(tmp_path)))
     assert all(torch.equal(value, found[key]) for key, value in weights_of(made).items())
 
 
@@ -467,7 +433,7 @@ def test_positions_of_another_grid_of_as_many_patches_are_resampled(tmp_path: Pa
     save_file(native.state_dict(), tmp_path / "w.safetensors")
     knobs = {"encoder": "vit_tiny_patch16_224", "resize": [112, 448], "crop": None}
     params = EncoderParams.model_validate({**knobs, "weights": tmp_path / "w.safetensors"})
-    vit = build(params, (1,), maps(), Context(tmp_path))
+    vit = build(params, (1,), maps(), Lent(tmp_path))
     assert vit.vit.pos_embed.shape == native.pos_embed.shape
     assert not torch.allclose(vit.vit.pos_embed, native.pos_embed)
     rows = vit.vit.pos_embed[0, 1:].reshape(7, 28, -1)
@@ -479,7 +445,7 @@ def test_positions_of_another_grid_of_as_many_patches_are_resampled(tmp_path: Pa
 
 
 def test_the_pretext_is_trained_once_and_on_training_items_only(tmp_path: Path) -> None:
-    context = Context(tmp_path)
+    context = Lent(tmp_path)
     params = EncoderParams.model_validate({**TINY, "weights": "pretext", "pretext_steps": 3})
     torch.manual_seed(7)
     first = build(params, None, maps(), context)
@@ -487,7 +453,7 @@ def test_the_pretext_is_trained_once_and_on_training_items_only(tmp_path: Path) 
     torch.manual_seed(7)
     second = build(params, None, maps(), context)
     assert len(context.built) == 1
-    assert "seed" in context.built[0]
+    assert "seed" in context.made[0].inputs
     assert torch.equal(after_training, torch.get_rng_state())
     found = weights_of(second)
     assert all(torch.equal(value, found[key]) for key, value in weights_of(first).items())
@@ -501,7 +467,7 @@ def test_the_pretext_reads_images_of_different_sizes_and_knows_their_order(tmp_p
 
     mixed = Data(data.train, data.test, data.groups, read)
     params = EncoderParams.model_validate({**TINY, "weights": "pretext", "pretext_steps": 3})
-    context = Context(tmp_path)
+    context = Lent(tmp_path)
     build(params, None, mixed, context)
     turned = Data(data.train[::-1], data.test, data.groups, read)
     build(params, None, turned, context)
@@ -512,7 +478,7 @@ def test_positions_after_the_pretext_stay_where_they_were_learned(tmp_path: Path
     """7 x 28 patches are as many as the published 14 x 14, and are not resampled from there."""
     knobs = {"encoder": "vit_tiny_patch16_224", "embed_dim": 16, "depth": 2, "num_heads": 2}
     sizes = {"resize": [112, 448], "crop": None, "weights": "pretext", "pretext_steps": 1}
-    vit = build(EncoderParams.model_validate({**knobs, **sizes}), (0, 1), maps(), Context(tmp_path))
+    vit = build(EncoderParams.model_validate({**knobs, **sizes}), (0, 1), maps(), Lent(tmp_path))
     (kept,) = tmp_path.rglob("model.safetensors")
     assert torch.equal(load_file(kept)["pos_embed"], vit.vit.pos_embed)
 
@@ -522,8 +488,8 @@ def test_the_pretext_starts_from_the_encoders_own_seed(tmp_path: Path) -> None:
     params = EncoderParams.model_validate({**TINY, "weights": "pretext", "pretext_steps": 3})
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        expected = pretext.train(create(params), params, maps(), seed=0, context=Context(tmp_path))
-    found = weights_of(build(params, None, maps(), Context(tmp_path)))
+        expected = pretext.train(create(params), params, maps(), seed=0, context=Lent(tmp_path))
+    found = weights_of(build(params, None, maps(), Lent(tmp_path)))
     assert all(torch.equal(value, found[key]) for key, value in expected.state_dict().items())
 
 
@@ -553,7 +519,7 @@ def test_the_pretext_learns_to_find_alterations(tmp_path: Path) -> None:
         def emit(self, record: logging.LogRecord) -> None:
             messages.append(record.getMessage())
 
-    context = Context(tmp_path)
+    context = Lent(tmp_path)
     context.log = logging.Logger("pretext")
     context.log.addHandler(Listener())
     build(EncoderParams.model_validate(knobs), None, maps(200), context)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.test_dinomaly import CASES, Context, StoppedError, maps, params, training, trial
+from tests.lending import Lent, StoppedError
+from tests.test_dinomaly import CASES, maps, params, training, trial
 
 pytestmark = [
     pytest.mark.gpu,
@@ -17,8 +18,8 @@ pytestmark = [
 ]
 
 
-def on_gpu(home: Path, **more: Any) -> Context:
-    context = Context(home, **more)
+def on_gpu(home: Path, **more: Any) -> Lent:
+    context = Lent(home, **more)
     context.device = "cuda:0"
     return context
 
@@ -27,7 +28,7 @@ def on_gpu(home: Path, **more: Any) -> Context:
 def test_a_gpu_and_a_cpu_train_the_same_variant(tmp_path: Path, variant: str) -> None:
     """Dropout draws from another stream, so it is off; sums have another order: 1 % of a score."""
     knobs = CASES[variant] | {"dropout": 0.0, "tokens": "float32", "grad_clip": 1.0}
-    cpu = trial(Context(tmp_path / "cpu"), **knobs)
+    cpu = trial(Lent(tmp_path / "cpu"), **knobs)
     gpu = trial(on_gpu(tmp_path / "gpu"), **knobs)
     np.testing.assert_allclose(gpu.predictions.score, cpu.predictions.score, rtol=1e-2)
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import pytest
 import torch
 
 from hdsweep.method import Data, Item, MethodError, load_dataset
-from hdsweep.stages import stage_folder
+from tests.lending import Lent
 from trainables.data.synthetic import hdmap as synthetic
 from trainables.encoders import EncoderParams
 from trainables.encoders.images import mask_on_grid, resized
@@ -36,32 +35,6 @@ PARAMS = EncoderParams.model_validate(TINY)
 HDMAP = load_dataset("hdmap")
 
 
-class Context:
-    """What of the engine tokens need, with the engine's own stages."""
-
-    seed, device, threads = 0, "cpu", 2
-    log = logging.getLogger("test")
-
-    def __init__(self, store: Path) -> None:
-        self.scratch = store
-        self.built = 0
-
-    def stage(self, name: str, *, version: int, inputs: Mapping[str, object], build: Any) -> Path:
-        def counted(folder: Path) -> None:
-            self.built += 1
-            build(folder)
-
-        return stage_folder(
-            self.scratch,
-            name,
-            version=version,
-            inputs=inputs,
-            fingerprint="f",
-            source="s",
-            build=counted,
-        )
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("maps")
@@ -77,7 +50,7 @@ def load(root: Path, *domains: str) -> Data:
 
 def tokens(data: Data, store: Path, keep: Stored | None = "float32", **knobs: Any) -> Tokens:
     params = EncoderParams.model_validate({**TINY, **knobs})
-    return Tokens(params, (0, 1, 2, 3), data, Context(store), keep)
+    return Tokens(params, (0, 1, 2, 3), data, Lent(store), keep)
 
 
 def entering(made: Tokens, split: Any, items: Sequence[Item]) -> Iterator[torch.Tensor]:
@@ -172,12 +145,12 @@ def test_who_finds_the_stage_builds_no_encoder(root: Path, tmp_path: Path) -> No
     assert "_encoder" not in vars(first)  # nor is its memory held once all is encoded
     first.of("train", data.train[:2])
     first.of("test", data.test[:2])
-    assert first._context.built == 2
+    assert len(first._context.built) == 2
     assert second.shape == shape
     second.of("test", data.test)
     assert "_encoder" not in vars(second)
     second.of("train", data.train)
-    assert second._context.built == 0
+    assert len(second._context.built) == 0
 
 
 @pytest.mark.parametrize(
@@ -191,7 +164,7 @@ def test_what_the_tokens_depend_on_names_them(
     tokens(data, tmp_path).of("test", data.test[:1])
     changed = tokens(data, tmp_path, **other)
     changed.of("test", data.test[:1])
-    assert changed._context.built == 1
+    assert len(changed._context.built) == 1
 
 
 def test_other_items_types_and_splits_are_other_tokens(root: Path, tmp_path: Path) -> None:
@@ -200,7 +173,7 @@ def test_other_items_types_and_splits_are_other_tokens(root: Path, tmp_path: Pat
     for data, keep in ((whole, "float32"), (fewer, "float32"), (whole, "float16")):
         made = tokens(data, tmp_path, keep)  # type: ignore[arg-type]
         made.of("train", data.train[:1])
-        assert made._context.built == 1
+        assert len(made._context.built) == 1
 
 
 def test_a_disk_that_cannot_hold_the_tokens_is_said_before_encoding(
@@ -266,7 +239,7 @@ read = data.read
 items = tuple(Item(str(n), "A", False, data.train[n % 20].path) for n in range(int(sys.argv[4])))
 params = EncoderParams.model_validate({**TINY, "embed_dim": 64, "resize": 64, "crop": 64})
 data = Data(items, items, ("A",), read)
-made = Tokens(params, (0, 1), data, Context(Path(sys.argv[2])), "float16")
+made = Tokens(params, (0, 1), data, Lent(Path(sys.argv[2])), "float16")
 warm = made.encode(next(made.images(items[:32])))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 made._stage("train", "float16")

@@ -8,7 +8,16 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from hdsweep.method import ContentPath, Data, Method, Outcome, Predictions, Strict, TrialContext
+from hdsweep.method import (
+    ContentPath,
+    Data,
+    Method,
+    Outcome,
+    Predictions,
+    Stage,
+    Strict,
+    TrialContext,
+)
 
 
 class Params(Strict):
@@ -39,7 +48,7 @@ def run(params: Params, data: Data, context: TrialContext) -> Outcome:
             if params.steps == 13:
                 raise RuntimeError("unlucky")
 
-        context.stage("count", version=1, inputs={"steps": params.steps}, build=build)
+        context.stage(Stage("count", 1, {"steps": params.steps}, __name__), build)
     found = context.resume()
     if found is not None:
         saved = np.load(found / "state.npz")

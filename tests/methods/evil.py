@@ -10,7 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from hdsweep.method import Data, Method, MethodError, Outcome, Predictions, Strict, TrialContext
+from hdsweep.method import (
+    Data,
+    Method,
+    MethodError,
+    Outcome,
+    Predictions,
+    Stage,
+    Strict,
+    TrialContext,
+)
 
 
 class Params(Strict):
@@ -46,7 +55,7 @@ def run(params: Params, data: Data, context: TrialContext) -> Any:
         "silent": lambda: _raise(MethodError("")),
         "surrogate": lambda: _raise(RuntimeError(os.fsdecode(b"\xff"))),
         "memory": lambda: _raise(MemoryError()),
-        "stage": lambda: context.stage("broken", version=1, inputs={}, build=stage),
+        "stage": lambda: context.stage(Stage("broken", 1, {}, __name__), stage),
         "disk": lambda: _raise(OSError(28, "No space left on device", "/x")),
         "edit data": lambda: data.test[0].path.write_text("x 0 1\n") and Outcome(found),
         "lose data": lambda: [item.path.unlink() for item in data.test] and Outcome(found),

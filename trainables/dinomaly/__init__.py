@@ -30,8 +30,9 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from hdsweep.errors import did_you_mean
-from hdsweep.method import Data, Method, Outcome, TrialContext
+from hdsweep.method import Data, Method, Outcome, Stage, TrialContext
 from trainables.encoders import EncoderParams
+from trainables.encoders.stages import Split, needs_of, tokens_stage
 
 __all__ = ["METHOD", "VARIANTS", "Params", "run"]
 
@@ -219,6 +220,17 @@ def warn(params: Params) -> Sequence[str]:
     return ()
 
 
+def stages(params: Params, data: Data, seed: int) -> Sequence[Stage]:
+    """The encoder's output for the test items and, unless they are augmented, the training ones."""
+    del seed  # an encoder is the same for every replicate
+    if params.tokens == "none":
+        return needs_of(params, data)
+    splits: tuple[Split, ...] = ("test", "train") if params.augment == "none" else ("test",)
+    return [
+        tokens_stage(params, params.target_layers, data, split, params.tokens) for split in splits
+    ]
+
+
 METHOD = Method(
     version=2,
     params=Params,
@@ -226,4 +238,5 @@ METHOD = Method(
     source="arXiv:2405.14325",
     scalars=("final_loss", "peak_memory_mb"),
     warn=warn,
+    stages=stages,
 )

@@ -30,7 +30,8 @@ from torch import Tensor, nn
 
 from trainables.dinomaly import Params
 from trainables.dinomaly.losses import Reconstruction, effective_k, objective_of
-from trainables.encoders.tokens import SCALES, Shape
+from trainables.encoders.stages import SCALES
+from trainables.encoders.tokens import Shape
 
 MAP_SIZE = (DEFAULT_RESIZE_SIZE, DEFAULT_RESIZE_SIZE)
 """Rows and columns of an anomaly map, whatever the image's size."""

@@ -6,9 +6,8 @@ are loaded, bicubic and without antialiasing, which is what anomalib does in eve
 
 from __future__ import annotations
 
-import hashlib
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import timm
@@ -20,10 +19,9 @@ from timm.models import VisionTransformer
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
-from hdsweep.method import Data, Item, MethodError, TrialContext
+from hdsweep.method import Data, MethodError, TrialContext
 from trainables.encoders import EncoderParams, default_layers, not_whole_patches, pretext, published
-
-_SEED = 0  # of random weights and of the pretext: the same encoder for every replicate
+from trainables.encoders.stages import SEED, pretext_stage
 
 
 class FrozenViT(nn.Module):
@@ -89,7 +87,7 @@ def build(
     """
     device = torch.device(context.device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(_SEED)
+        torch.manual_seed(SEED)
         if params.weights == "pretrained":
             vit = _with_weights(
                 params, _read(published.file(params.encoder)), f"timm's {params.encoder}"
@@ -214,42 +212,8 @@ def _after_pretext(
     params: EncoderParams, data: Data, context: TrialContext
 ) -> Mapping[str, Tensor]:
     def train(folder: Path) -> None:
-        vit = pretext.train(create(params), params, data, seed=_SEED, context=context)
+        vit = pretext.train(create(params), params, data, seed=SEED, context=context)
         state = {key: value.contiguous().cpu() for key, value in vit.state_dict().items()}
         save_file(state, folder / published.FILE)
 
-    inputs: dict[str, object] = {
-        "encoder": params.encoder,
-        "shape": params.shape(),
-        "resize": list(params.resize),
-        "crop": list(params.crop),
-        "steps": params.pretext_steps,
-        "seed": _SEED,
-        "items": names_digest(data.train),  # they are drawn by their place
-    }
-    folder = context.stage("encoder", version=pretext.VERSION, inputs=inputs, build=train)
-    return _read(folder / published.FILE)
-
-
-def names_digest(items: Sequence[Item]) -> str:
-    """Digest of which items these are, and in what order."""
-    return hashlib.sha256("\n".join(item.name for item in items).encode()).hexdigest()
-
-
-def key_of(params: EncoderParams, layers: tuple[int, ...] | None) -> dict[str, object]:
-    """All that determines an encoder's output for given images, as JSON values.
-
-    The network need not be built for it; only weights that timm publishes may have to be asked for.
-
-    Args:
-        params: As for ``build``.
-        layers: As for ``build``.
-    """
-    named = params.identity()
-    identity = {name: named[name] for name in EncoderParams.model_fields}
-    return {
-        **identity,
-        "layers": None if layers is None else list(layers),
-        "pretext": pretext.VERSION if params.weights == "pretext" else None,
-        "seed": _SEED,
-    }
+    return _read(context.stage(pretext_stage(params, data), train) / published.FILE)

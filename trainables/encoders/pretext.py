@@ -24,7 +24,6 @@ from hdsweep.method import Data, MethodError, TrialContext
 from trainables.encoders import EncoderParams
 from trainables.encoders.images import normalised, resized
 
-VERSION = 1
 _BATCH = 32
 _LR = 3e-3
 _WARMUP_SHARE = 0.1

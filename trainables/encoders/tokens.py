@@ -11,12 +11,12 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,15 +25,11 @@ from torch import Tensor
 
 from hdsweep.method import Data, Item, MethodError, TrialContext
 from trainables.encoders import EncoderParams
-from trainables.encoders.backbone import FrozenViT, build, key_of, names_digest
+from trainables.encoders.backbone import FrozenViT, build
 from trainables.encoders.images import normalised, resized
+from trainables.encoders.stages import SCALES, Split, Stored, tokens_stage
 
-VERSION = 1
-SCALES = 2  # groups of layers
 CHUNK = 32  # images encoded at once; a constant, since the bits depend on it
-
-Stored = Literal["float16", "bfloat16", "float32"]
-Split = Literal["train", "test"]
 
 _TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 _RAW = {2: (torch.uint16, "<u2"), 4: (torch.uint32, "<u4")}  # numpy knows no bfloat16: keep bits
@@ -165,18 +161,12 @@ class Tokens:
     def _stage(self, split: Split, keep: Stored) -> tuple[Tensor, Shape]:
         """The stage of a split, memory-mapped, shape (items, 2, tokens, width), and its shape."""
         items = self._data.train if split == "train" else self._data.test
-        inputs: Mapping[str, object] = {
-            **key_of(self._params, self._layers),
-            "groups": SCALES,
-            "type": keep,
-            "split": split,
-            "items": names_digest(items),
-        }
+        stage = tokens_stage(self._params, self._layers, self._data, split, keep)
 
         def write(folder: Path) -> None:
             self._write(folder, items, keep)
 
-        folder = self._context.stage("tokens", version=VERSION, inputs=inputs, build=write)
+        folder = self._context.stage(stage, write)
         try:
             shape = Shape(**json.loads((folder / "shape.json").read_text()))
             stored = np.load(folder / "tokens.npy", mmap_mode="c")  # torch refuses read-only arrays
