@@ -19,12 +19,13 @@ import pytest
 import timm
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load, load_file, save, save_file
 
 from hdsweep.method import Data, Item, MethodError
 from tests.lending import Lent
-from trainables.encoders import EncoderParams, default_layers, pretext
-from trainables.encoders.backbone import FrozenViT, build, create
+from trainables import dinomaly
+from trainables.encoders import EncoderParams, default_layers, patch_of, pretext
+from trainables.encoders.backbone import FrozenViT, build, create, network
 from trainables.encoders.images import normalised, resized
 from trainables.encoders.pretext import alter
 
@@ -37,6 +38,7 @@ TINY: dict[str, Any] = {
     "resize": [16, 12],
     "crop": None,
 }
+RESIDUAL: dict[str, Any] = {"encoder": "test_resnet", "resize": [64, 48], "crop": None}
 
 
 def maps(count: int = 24) -> Data:
@@ -60,6 +62,11 @@ def encoder(home: Path, layers: tuple[int, ...] | None = None, **knobs: object) 
 
 def weights_of(vit: FrozenViT) -> dict[str, torch.Tensor]:
     return {key: value.contiguous() for key, value in vit.vit.state_dict().items()}
+
+
+def residual(home: Path, **knobs: object) -> Any:
+    params = EncoderParams.model_validate({**RESIDUAL, **knobs})
+    return network(params, maps(), Lent(home))
 
 
 # --- Knobs ----------------------------------------------------------------------------------------
@@ -100,11 +107,36 @@ def test_no_crop_and_a_crop_to_the_whole_image_are_one_encoder() -> None:
         ({"pretext_steps": 10}, "do not use pretext_steps"),
         ({"depth": 4}, "pretrained weights fit the published shape only; remove depth"),
         ({"weights": "random", "embed_dim": 30, "num_heads": 4}, "30 is not a multiple of num_he"),
+        (
+            {"encoder": "resnet18", "depth": 4, "num_heads": 2},
+            r"'resnet18' is not a vision transformer \(vit_...\), .* remove depth, num_heads",
+        ),
+        (
+            {"encoder": "seresnextaa101d_32x8d", "crop": "384x225"},
+            "not a multiple of the stride of seresnextaa101d_32x8d, 32; use 224 or 256",
+        ),
     ],
 )
 def test_knobs_that_cannot_work_are_refused(knobs: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         EncoderParams.model_validate(knobs)
+
+
+def test_a_residual_network_sees_images_of_any_size() -> None:
+    assert EncoderParams.model_validate({"encoder": "resnet18", "crop": "31x95"}).crop == (31, 95)
+
+
+def test_a_patch_is_as_large_as_the_encoders_name_says() -> None:
+    """Of every transformer of timm: planning counts patches by it."""
+    for name in timm.list_models("vit_*", module="vision_transformer"):
+        with torch.device("meta"):
+            vit = timm.create_model(name, num_classes=0, depth=1)
+        assert tuple(vit.patch_embed.patch_size) == (patch_of(name, None),) * 2, name
+
+
+def test_dinomaly_refuses_an_encoder_without_blocks() -> None:
+    with pytest.raises(ValidationError, match="blocks of a vision transformer; name one of timm's"):
+        dinomaly.Params.model_validate({"encoder": "resnet50"})
 
 
 def test_a_weight_file_is_named_by_its_content(tmp_path: Path) -> None:
@@ -147,11 +179,14 @@ def test_layers_by_default_are_an_even_number_of_blocks(depth: int) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("vit_tiny_patch16_225", "did you mean 'vit_tiny"),
-        ("resnet18", "not a vision transformer"),
+        ("vit_tiny_patch16_225", "nor a residual network of timm .* did you mean 'vit_tiny"),
+        ("wide_resnet50_3", "neither a vision transformer .* did you mean 'wide_resnet50_2'"),
+        ("resnet18", "'resnet18' is not a vision transformer; name one"),
     ],
 )
-def test_an_unknown_encoder_is_refused(tmp_path: Path, name: str, message: str) -> None:
+def test_an_encoder_without_blocks_to_hand_out_is_refused(
+    tmp_path: Path, name: str, message: str
+) -> None:
     with pytest.raises(MethodError, match=message):
         build(
             EncoderParams(encoder=name, weights="random", resize=224, crop=224),
@@ -224,25 +259,68 @@ def test_positions_are_resampled_as_anomalib_does(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (None, "not a file of weights"),
-        ({"other": torch.zeros(1)}, "do not fit encoder 'vit_tiny_patch16_224': lacks"),
+        ({"other": torch.zeros(1)}, "do not fit encoder '{}': lacks"),
     ],
 )
+@pytest.mark.parametrize("made", [encoder, residual])
 def test_a_file_of_other_content_is_refused(
-    tmp_path: Path, content: dict[str, torch.Tensor] | None, message: str
+    tmp_path: Path, content: dict[str, torch.Tensor] | None, message: str, made: Any
 ) -> None:
     path = tmp_path / "w.safetensors"
     if content is None:
         path.write_bytes(b"nothing")
     else:
         save_file(content, path)
-    with pytest.raises(MethodError, match=message):
-        encoder(tmp_path, weights=str(path))
+    name = (TINY if made is encoder else RESIDUAL)["encoder"]
+    with pytest.raises(MethodError, match=message.format(name)):
+        made(tmp_path, weights=str(path))
 
 
 def test_weights_of_another_width_are_refused(tmp_path: Path) -> None:
     save_file(weights_of(encoder(tmp_path, weights="random")), tmp_path / "w.safetensors")
     with pytest.raises(MethodError, match="another shape"):
         encoder(tmp_path, weights=str(tmp_path / "w.safetensors"), embed_dim=32)
+
+
+def test_weights_of_a_deeper_network_are_refused(tmp_path: Path) -> None:
+    """Their first blocks would fit, and the rest be left out without a word."""
+    save_file(weights_of(encoder(tmp_path, weights="random")), tmp_path / "w.safetensors")
+    with pytest.raises(MethodError, match=r"has blocks\.2\.\S+ besides .* depth and num_heads"):
+        encoder(tmp_path, weights=str(tmp_path / "w.safetensors"), depth=2)
+    deeper = residual(tmp_path, encoder="resnet34", weights="random")
+    save_file(deeper.state_dict(), tmp_path / "r.safetensors")
+    with pytest.raises(MethodError, match=r"has layer1\.2\.\S+ besides .* encoder they are of$"):
+        residual(tmp_path, encoder="resnet18", weights=str(tmp_path / "r.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth", "model.safetensors"])
+def test_weights_of_a_residual_network_are_read_without_its_classifier(
+    tmp_path: Path, name: str
+) -> None:
+    """As published they have one; files of old versions of torch do not count batches."""
+    with torch.random.fork_rng():
+        published = timm.create_model(RESIDUAL["encoder"], pretrained=False).state_dict()
+    assert "fc.weight" in published
+    written = {k: v for k, v in published.items() if not k.endswith("num_batches_tracked")}
+    if name.endswith("pth"):
+        torch.save({"state_dict": written}, tmp_path / name)
+    else:
+        save_file(written, tmp_path / name)
+    file = tmp_path if name.startswith("model") else tmp_path / name  # a folder stands for its file
+    found = residual(tmp_path, weights=str(file)).state_dict()
+    assert not any(key.startswith("fc.") for key in found)
+    assert all(torch.equal(value, published[key]) for key, value in found.items())
+
+
+def test_a_residual_network_is_frozen_and_the_same_for_every_replicate(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    first = residual(tmp_path, weights="random")
+    torch.manual_seed(2)
+    second = residual(tmp_path, weights="random")
+    assert not first.training
+    assert not any(p.requires_grad for p in first.parameters())
+    found = second.state_dict()
+    assert all(torch.equal(value, found[key]) for key, value in first.state_dict().items())
 
 
 def test_a_folder_stands_for_the_file_of_weights_in_it(tmp_path: Path) -> None:
@@ -284,10 +362,11 @@ class Bomb:
         return (Path.touch, (self.path,))
 
 
-def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("made", [encoder, residual])
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, made: Any) -> None:
     torch.save({"x": Bomb(tmp_path / "boom")}, tmp_path / "w.pth")
     with pytest.raises(MethodError, match="not a file of weights"):
-        encoder(tmp_path, weights=str(tmp_path / "w.pth"))
+        made(tmp_path, weights=str(tmp_path / "w.pth"))
     assert not (tmp_path / "boom").exists()
 
 
@@ -300,27 +379,26 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
 # --- Weights that timm publishes ------------------------------------------------------------------
 
 
-NAME = "vit_tiny_patch16_224"
 SCRIPT = """
 import json, sys, time, types
 from hdsweep.errors import HdsweepError
 from trainables.encoders import EncoderParams
-params = EncoderParams(encoder="vit_tiny_patch16_224", resize=224, crop=224)
+params = EncoderParams(encoder=sys.argv[1], resize=224, crop=224)
 import timm
 started = time.monotonic()
 try:
     print(json.dumps(params.identity()["weights"]))
     if "build" in sys.argv:
-        from trainables.encoders.backbone import build
-        vit = build(params, None, None, types.SimpleNamespace(device="cpu"))
-        print(json.dumps(float(vit.vit.norm.weight.sum())))
+        from trainables.encoders.backbone import network
+        net = network(params, None, types.SimpleNamespace(device="cpu"))
+        print(json.dumps(float(sum(v.double().sum() for v in net.state_dict().values()))))
 except HdsweepError as error:
     print(f"{time.monotonic() - started:.3f} {error}")
 """
 
 
 def published(home: Path, *arguments: str, **variables: str) -> list[str]:
-    """Lines printed by SCRIPT, in a process whose hub cache is below ``home``."""
+    """Lines that SCRIPT prints of an encoder, in a process whose hub cache is below ``home``."""
     hidden = {"http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"}
     environment = {k: v for k, v in os.environ.items() if k not in hidden}
     done = subprocess.run(
@@ -358,11 +436,11 @@ class Hub(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub() -> Iterator[str]:
-    """Address of a server that publishes a ViT-Ti with random weights under every name."""
+def hub(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Address of a server that publishes an encoder with random weights under every name."""
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        weights = timm.create_model(NAME, pretrained=False).state_dict()
+        weights = timm.create_model(request.param, pretrained=False).state_dict()
     Hub.content, Hub.asked = save(weights), []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     thread = Thread(target=server.serve_forever)
@@ -374,17 +452,24 @@ def hub() -> Iterator[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "hub"),
+    [("vit_tiny_patch16_224",) * 2, ("test_resnet.r160_in1k", "test_resnet")],
+    indirect=["hub"],
+)
 def test_published_weights_are_named_by_their_content_before_and_after_download(
-    tmp_path: Path, hub: str
+    tmp_path: Path, name: str, hub: str
 ) -> None:
     digest = hashlib.sha256(Hub.content).hexdigest()
     variables = {"HF_ENDPOINT": hub, "HF_HUB_DISABLE_XET": "1"}
-    (before,) = published(tmp_path, **variables)
+    (before,) = published(tmp_path, name, **variables)
     assert json.loads(before) == f"sha256:{digest}"
     assert "GET" not in {r.split()[0] for r in Hub.asked if r.endswith("model.safetensors")}
-    built = published(tmp_path, "build", **variables)
-    assert json.loads(built[1]) == 192.0  # a new layer norm's weights are ones
-    after = published(tmp_path, "build", HF_HUB_OFFLINE="1")
+    built = published(tmp_path, name, "build", **variables)
+    sent = {k: v.double().sum() for k, v in load(Hub.content).items()}
+    without_head = sum(v for k, v in sent.items() if not k.startswith(("head.", "fc.")))
+    assert json.loads(built[1]) == pytest.approx(float(without_head), abs=1e-6)
+    after = published(tmp_path, name, "build", HF_HUB_OFFLINE="1")
     assert after == built
     copy = tmp_path / "copy.safetensors"
     copy.write_bytes(Hub.content)
@@ -399,10 +484,11 @@ def test_published_weights_are_named_by_their_content_before_and_after_download(
         ({"HF_HUB_OFFLINE": "1"}, "offline mode is enabled"),
     ],
 )
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "wide_resnet50_2"])
 def test_pretrained_weights_without_a_network_are_refused_at_once(
-    tmp_path: Path, variables: dict[str, str], reason: str
+    tmp_path: Path, name: str, variables: dict[str, str], reason: str
 ) -> None:
-    (line,) = published(tmp_path, **variables)
+    (line,) = published(tmp_path, name, **variables)
     took_s, message = line.split(" ", 1)
     assert float(took_s) < 5
     assert reason in message
@@ -413,11 +499,13 @@ def test_without_looking_up_weights_the_name_stands_for_them() -> None:
     assert EncoderParams().identity(resolve=False)["weights"] == "pretrained"
 
 
-def test_a_misspelt_tag_of_published_weights_is_refused() -> None:
-    params = EncoderParams(encoder="vit_tiny_patch16_224.augreg_in21k_ft_in1", resize=224, crop=224)
-    with pytest.raises(
-        MethodError, match=r"no weights 'augreg_in21k_ft_in1' of vit_tiny_.* did you"
-    ):
+@pytest.mark.parametrize(
+    ("name", "tag"),
+    [("vit_tiny_patch16_224", "augreg_in21k_ft_in1"), ("wide_resnet50_2", "racm_in1")],
+)
+def test_a_misspelt_tag_of_published_weights_is_refused(name: str, tag: str) -> None:
+    params = EncoderParams(encoder=f"{name}.{tag}", resize=224, crop=224)
+    with pytest.raises(MethodError, match=rf"no weights '{tag}' of {name}; did you mean '{tag}k'"):
         params.identity()
 
 
@@ -501,6 +589,50 @@ def test_the_pretext_is_a_function_of_its_inputs(tmp_path: Path) -> None:
     assert all(torch.equal(value, second[key]) for key, value in first.items())
 
 
+def test_the_pretext_of_a_residual_network_is_trained_once_and_then_evaluates(
+    tmp_path: Path,
+) -> None:
+    knobs = {"weights": "pretext", "pretext_steps": 3}
+    context = Lent(tmp_path / "1")
+    params = EncoderParams.model_validate({**RESIDUAL, **knobs})
+    torch.manual_seed(7)
+    first = network(params, maps(), context)
+    after_training = torch.get_rng_state()
+    torch.manual_seed(7)
+    second = network(params, maps(), context)
+    assert torch.equal(after_training, torch.get_rng_state())
+    assert context.built == ["encoder"]
+    assert not first.training
+    assert not any(p.requires_grad for p in first.parameters())
+    elsewhere = residual(tmp_path / "2", **knobs)
+    for found in (second.state_dict(), elsewhere.state_dict()):
+        assert all(torch.equal(value, found[key]) for key, value in first.state_dict().items())
+
+
+def test_statistics_after_the_pretext_are_those_of_the_data(tmp_path: Path) -> None:
+    """In each stage, though few steps were trained; 5 % for batches that are drawn of 24 maps."""
+    net = residual(tmp_path, weights="pretext", pretext_steps=3)
+    params = EncoderParams.model_validate({**RESIDUAL, "weights": "random"})
+    data = maps()
+    images = [resized(torch.from_numpy(data.read(item))[None], params) for item in data.train]
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    entered: dict[Any, torch.Tensor] = {}
+    for norm in norms:
+        norm.register_forward_pre_hook(lambda m, given: entered.update({m: given[0].detach()}))
+    net(normalised(torch.cat(images)))
+    for norm in norms:
+        mean, deviation = entered[norm].mean((0, 2, 3)), entered[norm].std((0, 2, 3))
+        assert ((norm.running_mean - mean).abs() < 0.05 * deviation.max()).all()
+        torch.testing.assert_close(norm.running_var.sqrt(), deviation, rtol=0.05, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [[12, 16], [33, 47], [95, 31]])
+def test_the_pretext_asks_a_residual_network_about_maps_of_any_size(
+    tmp_path: Path, size: list[int]
+) -> None:
+    residual(tmp_path, weights="pretext", pretext_steps=1, resize=size)
+
+
 def test_alterations_are_told_as_they_are() -> None:
     images = torch.rand(16, 1, 16, 12) + 0.1
     altered, log_gain = alter(images, np.random.default_rng(0))
@@ -510,9 +642,12 @@ def test_alterations_are_told_as_they_are() -> None:
     assert (log_gain == 0).any()
 
 
-def test_the_pretext_learns_to_find_alterations(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "knobs", [TINY, pytest.param({**RESIDUAL, "resize": [32, 24]}, marks=pytest.mark.slow)]
+)
+def test_the_pretext_learns_to_find_alterations(tmp_path: Path, knobs: dict[str, Any]) -> None:
     """Its loss must fall below that of always answering 0, on maps it was not trained on."""
-    knobs = {**TINY, "weights": "pretext", "pretext_steps": 150}
+    knobs = {**knobs, "weights": "pretext", "pretext_steps": 150}
     messages: list[str] = []
 
     class Listener(logging.Handler):
@@ -522,7 +657,7 @@ def test_the_pretext_learns_to_find_alterations(tmp_path: Path) -> None:
     context = Lent(tmp_path)
     context.log = logging.Logger("pretext")
     context.log.addHandler(Listener())
-    build(EncoderParams.model_validate(knobs), None, maps(200), context)
+    network(EncoderParams.model_validate(knobs), maps(200), context)
     assert float(messages[-1].split("explains ")[1].split()[0]) > 0.2
 
 

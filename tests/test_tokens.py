@@ -233,7 +233,8 @@ import torch
 torch.set_num_threads(1)
 from hdsweep.method import Data, Item, load_dataset
 sys.path.insert(0, sys.argv[3])
-from tests.test_tokens import TINY, Context, EncoderParams, Tokens
+from tests.lending import Lent
+from tests.test_tokens import TINY, EncoderParams, Tokens
 data = load_dataset("hdmap").load(load_dataset("hdmap").params(root=sys.argv[1], domains=["A"]))
 read = data.read
 items = tuple(Item(str(n), "A", False, data.train[n % 20].path) for n in range(int(sys.argv[4])))

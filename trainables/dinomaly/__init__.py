@@ -31,7 +31,7 @@ from pydantic import Field, field_validator, model_validator
 
 from hdsweep.errors import did_you_mean
 from hdsweep.method import Data, Method, Outcome, Stage, TrialContext
-from trainables.encoders import EncoderParams
+from trainables.encoders import EncoderParams, is_transformer
 from trainables.encoders.stages import Split, needs_of, tokens_stage
 
 __all__ = ["METHOD", "VARIANTS", "Params", "run"]
@@ -133,6 +133,16 @@ class Params(EncoderParams):
     validation_percent: float = Field(10, gt=0, le=100)
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
+
+    @field_validator("encoder")
+    @classmethod
+    def _has_blocks(cls, encoder: str) -> str:
+        if not is_transformer(encoder):
+            raise ValueError(
+                "dinomaly reconstructs the blocks of a vision transformer; name one of timm's "
+                "vit_..., as in vit_base_patch14_reg4_dinov2"
+            )
+        return encoder
 
     @field_validator("variant")
     @classmethod

@@ -1,4 +1,6 @@
-"""Frozen vision transformers: what they are called, where their weights come from, what they see.
+"""Frozen encoders: what they are called, where their weights come from, what they see.
+
+They are vision transformers, whose names in timm start with ``vit_``, and residual networks.
 
 An encoder is a constant of a sweep, not something a trial learns, so all that determines it is a
 knob and part of the trial's name. Its weights are ``pretrained`` (by timm, over the network), a
@@ -7,8 +9,8 @@ on the data's own normal maps. The last two are drawn with a seed of their own: 
 trial differ in what they train, never in what they look through.
 
 This module is what planning a sweep imports, so it knows no torch; ``backbone`` builds the network,
-``published`` finds weights, ``pretext`` trains some, ``images`` prepares what the network sees, and
-``tokens`` keeps what it says.
+``published`` finds weights, ``pretext`` trains some, ``images`` prepares what the network sees,
+``tokens`` and ``features`` tell what it says, and ``arrays`` keeps that.
 """
 
 from __future__ import annotations
@@ -31,9 +33,19 @@ from pydantic import (
 from hdsweep.errors import did_you_mean
 from hdsweep.method import ContentPath, Strict
 
-__all__ = ["EncoderParams", "Size", "Weights", "default_layers", "patch_of"]
+__all__ = [
+    "Crop",
+    "EncoderParams",
+    "Size",
+    "Weights",
+    "default_layers",
+    "is_transformer",
+    "not_whole_patches",
+    "patch_of",
+]
 
 _SHAPE_KNOBS = ("patch_size", "embed_dim", "depth", "num_heads")
+_AVERAGED = re.compile(r"res(?:ne|nex)taa")  # they halve by averages that drop an odd row, or fail
 
 
 def _pair(value: object) -> object:
@@ -64,6 +76,10 @@ Size = Annotated[
 def _or_null(schema: dict[str, Any]) -> None:
     if "anyOf" in schema:  # what may be written; what is kept is a pair
         schema["anyOf"].append({"type": "null"})
+
+
+Crop = Annotated[Size, Field(json_schema_extra=_or_null)]
+"""A size, or null for the whole of the resized image."""
 
 
 _Source = Literal["pretrained", "random", "pretext"]
@@ -111,6 +127,11 @@ Weights = Annotated[
 """A source of weights by name, or a file of them (or its folder), whose content names the trial."""
 
 
+def is_transformer(encoder: str) -> bool:
+    """Whether a name is meant for a vision transformer, not for a residual network."""
+    return encoder.startswith("vit_")
+
+
 def patch_of(encoder: str, patch_size: int | None) -> int | None:
     """Side of a patch in pixels, as far as it can be told without building the network."""
     named = re.search(r"patch(\d+)", encoder)
@@ -132,9 +153,10 @@ class EncoderParams(Strict):
     """Knobs of a frozen encoder and of the images it is given.
 
     Args:
-        encoder: Name of a vision transformer of timm.
+        encoder: Name of a vision transformer (``vit_...``) or of a residual network of timm.
         weights: Where its weights come from.
-        patch_size: Side of a patch in pixels; by default what the encoder's name says.
+        patch_size: Side of a patch in pixels; by default what the encoder's name says. This and
+            the next three are for vision transformers.
         embed_dim: Width of a token; by default the encoder's.
         depth: Number of blocks; by default the encoder's.
         num_heads: Attention heads; by default the encoder's.
@@ -151,7 +173,7 @@ class EncoderParams(Strict):
     num_heads: int | None = Field(None, ge=1, le=64)
     pretext_steps: int = Field(300, ge=1)
     resize: Size = (448, 448)
-    crop: Size = Field((392, 392), json_schema_extra=_or_null)
+    crop: Crop = (392, 392)
 
     @field_validator("crop", mode="before")
     @classmethod
@@ -167,6 +189,8 @@ class EncoderParams(Strict):
             )
         patch = patch_of(self.encoder, self.patch_size)
         problem = not_whole_patches(self.crop, patch) if patch else None
+        if _AVERAGED.search(self.encoder):
+            problem = not_whole_patches(self.crop, 32, f"the stride of {self.encoder},")
         if problem:
             raise ValueError(problem)
         return self
@@ -175,7 +199,12 @@ class EncoderParams(Strict):
     def _knobs_are_used(self) -> Self:
         if self.weights != "pretext" and self.pretext_steps != 300:
             raise ValueError(f"weights '{self.weights}' do not use pretext_steps; remove it")
-        reshaped = [knob for knob in _SHAPE_KNOBS if getattr(self, knob) is not None]
+        reshaped = list(self.shape())
+        if reshaped and not is_transformer(self.encoder):
+            raise ValueError(
+                f"encoder '{self.encoder}' is not a vision transformer (vit_...), whose knobs are "
+                f"{', '.join(_SHAPE_KNOBS)}; remove {', '.join(reshaped)}"
+            )
         if self.weights == "pretrained" and reshaped:
             raise ValueError(
                 f"pretrained weights fit the published shape only; remove {', '.join(reshaped)}, "
@@ -202,13 +231,15 @@ class EncoderParams(Strict):
         return {knob: value for knob, value in found.items() if value is not None}
 
 
-def not_whole_patches(size: tuple[int, int], patch: int) -> str | None:
+def not_whole_patches(
+    size: tuple[int, int], patch: int, what: str = "the patch size"
+) -> str | None:
     """What is wrong with ``size`` for patches of this side, and the sizes that would fit."""
     for side, pixels in zip(("height", "width"), size, strict=True):
         if pixels % patch:
             below, above = pixels // patch * patch, (pixels // patch + 1) * patch
             fits = f"{below} or {above}" if below else str(above)
-            return f"crop {side} {pixels} is not a multiple of the patch size {patch}; use {fits}"
+            return f"crop {side} {pixels} is not a multiple of {what} {patch}; use {fits}"
     return None
 
 

@@ -1,7 +1,8 @@
 """Building a frozen timm encoder.
 
-The network is built for one image size: its position embedding is resampled once, when the weights
-are loaded, bicubic and without antialiasing, which is what anomalib does in every forward pass.
+A transformer is built for one image size: its position embedding is resampled once, when the
+weights are loaded, bicubic and without antialiasing, which is what anomalib does in every forward
+pass. A residual network takes images of any size.
 """
 
 from __future__ import annotations
@@ -9,19 +10,31 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from timm.layers import resample_abs_pos_embed
-from timm.models import VisionTransformer
+from timm.models import ResNet, VisionTransformer
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
 from hdsweep.method import Data, MethodError, TrialContext
-from trainables.encoders import EncoderParams, default_layers, not_whole_patches, pretext, published
+from trainables.encoders import (
+    EncoderParams,
+    default_layers,
+    is_transformer,
+    not_whole_patches,
+    pretext,
+    published,
+)
 from trainables.encoders.stages import SEED, pretext_stage
+
+Network: TypeAlias = VisionTransformer | ResNet
+
+_BATCHES = ".num_batches_tracked"
 
 
 class FrozenViT(nn.Module):
@@ -71,36 +84,24 @@ class FrozenViT(nn.Module):
 def build(
     params: EncoderParams, layers: tuple[int, ...] | None, data: Data, context: TrialContext
 ) -> FrozenViT:
-    """The frozen encoder that ``params`` describe, on the CPU.
-
-    Torch's global random state is left as it was, whether the encoder had to be trained or was
-    found in the cache: what follows must not depend on it.
+    """The frozen transformer that ``params`` describe, on the CPU.
 
     Args:
         params: Name, shape and weights.
         layers: Blocks to hand out; None for ``default_layers``.
-        data: The pretext trains on its normal training items.
-        context: Lends the stage in which trials share the pretext's result.
+        data: As for ``network``.
+        context: As for ``network``.
 
     Raises:
-        MethodError: timm has no such transformer, or its weights cannot be had or do not fit.
+        MethodError: As ``network``, or it is not a transformer or lacks one of the layers.
     """
-    device = torch.device(context.device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(SEED)
-        if params.weights == "pretrained":
-            vit = _with_weights(
-                params, _read(published.file(params.encoder)), f"timm's {params.encoder}"
-            )
-        elif params.weights == "random":
-            vit = create(params)
-        elif params.weights == "pretext":
-            # First, for it starts from the seed above; and its positions lie on the very same grid.
-            weights = _after_pretext(params, data, context)
-            vit = create(params)
-            vit.load_state_dict(weights)
-        else:
-            vit = _with_weights(params, _read(params.weights), str(params.weights))
+    published.require_known(params.encoder)
+    if not is_transformer(params.encoder):
+        raise MethodError(
+            f"encoder '{params.encoder}' is not a vision transformer; name one, as in "
+            "vit_base_patch14_reg4_dinov2"
+        )
+    vit = network(params, data, context)
     depth = len(vit.blocks)
     layers = default_layers(depth) if layers is None else layers
     if layers[-1] >= depth:
@@ -111,9 +112,44 @@ def build(
     return FrozenViT(vit, layers)
 
 
-def create(params: EncoderParams, size: tuple[int, int] | None = None) -> VisionTransformer:
+def network(params: EncoderParams, data: Data, context: TrialContext) -> Network:
+    """The network that ``params`` describe with its weights, frozen, on the CPU.
+
+    Torch's global random state is left as it was, whether the encoder had to be trained or was
+    found in the cache: what follows must not depend on it.
+
+    Args:
+        params: Name, shape and weights.
+        data: The pretext trains on its normal training items.
+        context: Lends the stage in which trials share the pretext's result.
+
+    Raises:
+        MethodError: timm has no such network, or its weights cannot be had or do not fit.
+    """
+    device = torch.device(context.device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(SEED)
+        if params.weights == "pretrained":
+            net = _with_weights(
+                params, _read(published.file(params.encoder)), f"timm's {params.encoder}"
+            )
+        elif params.weights == "random":
+            net = create(params)
+        elif params.weights == "pretext":
+            # First, for it starts from the seed above; and its positions lie on the very same grid.
+            weights = _after_pretext(params, data, context)
+            net = create(params)
+            net.load_state_dict(weights)
+        else:
+            net = _with_weights(params, _read(params.weights), str(params.weights))
+    return net.eval().requires_grad_(requires_grad=False)
+
+
+def create(params: EncoderParams, size: tuple[int, int] | None = None) -> Network:
     """The network with fresh weights, for images of ``size`` (by default the crop's)."""
     published.require_known(params.encoder)
+    if not is_transformer(params.encoder):
+        return timm.create_model(params.encoder, pretrained=False, num_classes=0)
     try:
         vit = timm.create_model(
             params.encoder,
@@ -133,28 +169,35 @@ def create(params: EncoderParams, size: tuple[int, int] | None = None) -> Vision
     return vit
 
 
-def _with_weights(
-    params: EncoderParams, found: Mapping[str, Tensor], origin: str
-) -> VisionTransformer:
+def _with_weights(params: EncoderParams, found: Mapping[str, Tensor], origin: str) -> Network:
     """The network with the weights found, which must be all that it has."""
-    vit = create(params)
+    net = create(params)
     misfit = f"weights of {origin} do not fit encoder '{params.encoder}'"
-    try:
-        weights = _for_grid(vit, params, found)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise MethodError(f"{misfit} at {params.crop[0]}x{params.crop[1]}: {error}") from error
-    own = vit.state_dict()
-    missing = sorted(own.keys() - weights.keys())
+    weights, shape = found, ""
+    if is_transformer(params.encoder):
+        shape = ", and its patch_size, embed_dim, depth and num_heads where they differ"
+        try:
+            weights = _for_grid(net, params, found)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise MethodError(f"{misfit} at {params.crop[0]}x{params.crop[1]}: {error}") from error
+    own = net.state_dict()
+    # Evaluation does not use the count of batches, and files of torch before 0.4.1 lack it.
+    missing = sorted(k for k in own.keys() - weights.keys() if not k.endswith(_BATCHES))
     wrong = [k for k, v in own.items() if k in weights and weights[k].shape != v.shape]
-    if missing or wrong:
-        what = f"lacks {missing[0]}" if missing else f"{wrong[0]} has another shape"
+    parts = {key.partition(".")[0] for key in own}  # a head is none: it is not used, and left out
+    surplus = [k for k in weights if k not in own and k.partition(".")[0] in parts]
+    misfits = [
+        *(f"lacks {key}" for key in missing),
+        *(f"{key} has another shape" for key in wrong),
+        *(f"has {key} besides" for key in surplus),  # of a deeper network
+    ]
+    if misfits:
         raise MethodError(
-            f"{misfit}: {what} ({len(missing) + len(wrong)} of {len(own)} tensors); name the "
-            "encoder they are of, and its patch_size, embed_dim, depth and num_heads where they "
-            "differ"
+            f"{misfit}: {misfits[0]} ({len(misfits)} of {len(own)} tensors); name the encoder they "
+            f"are of{shape}"
         )
-    vit.load_state_dict({key: weights[key] for key in own})  # a head that we do not use is left out
-    return vit
+    net.load_state_dict({key: weights.get(key, value) for key, value in own.items()})
+    return net
 
 
 def _for_grid(
@@ -212,8 +255,8 @@ def _after_pretext(
     params: EncoderParams, data: Data, context: TrialContext
 ) -> Mapping[str, Tensor]:
     def train(folder: Path) -> None:
-        vit = pretext.train(create(params), params, data, seed=SEED, context=context)
-        state = {key: value.contiguous().cpu() for key, value in vit.state_dict().items()}
+        net = pretext.train(create(params), params, data, seed=SEED, context=context)
+        state = {key: value.contiguous().cpu() for key, value in net.state_dict().items()}
         save_file(state, folder / published.FILE)
 
     return _read(context.stage(pretext_stage(params, data), train) / published.FILE)

@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field
 
 from hdsweep.method import Data
-from trainables.encoders import EncoderParams, Size, patch_of
+from trainables.encoders import Crop, EncoderParams, Size, is_transformer, patch_of
 
 _QUARTERS = {"mid": (2, 3), "high": (3, 4)}
 
@@ -22,7 +22,7 @@ class PatchParams(EncoderParams):
     """Knobs of an encoder's patch features.
 
     Args:
-        encoder: Name of a residual network or a vision transformer of timm.
+        encoder: Name of a residual network or of a vision transformer (``vit_...``) of timm.
         layers: ``mid`` takes the second and third quarter of the network, ``high`` the third and
             fourth: stages 2+3 and 3+4 of a residual network, blocks at 1/2+3/4 and 3/4+1 of the
             depth of a transformer.
@@ -34,7 +34,7 @@ class PatchParams(EncoderParams):
 
     encoder: str = Field("wide_resnet50_2", pattern=r"^[A-Za-z0-9_.]+$")
     resize: Size = (256, 256)
-    crop: Size = Field((224, 224))
+    crop: Crop = (224, 224)
     layers: Literal["mid", "high"] = "mid"
     pretrain_embed_dimension: int | None = Field(1024, ge=1, le=16384)
     target_embed_dimension: int | None = Field(1024, ge=1, le=16384)
@@ -47,8 +47,8 @@ class PatchParams(EncoderParams):
 
     def grid(self) -> tuple[int, int] | None:
         """Rows and columns of patches, as far as they can be told without building the network."""
-        patch = patch_of(self.encoder, self.patch_size)
-        if self.encoder.startswith("vit_"):
+        if is_transformer(self.encoder):
+            patch = patch_of(self.encoder, self.patch_size)
             return (self.crop[0] // patch, self.crop[1] // patch) if patch else None
         stride = 2 ** (self.quarters[0] + 1)
         return math.ceil(self.crop[0] / stride), math.ceil(self.crop[1] / stride)
@@ -58,3 +58,10 @@ class PatchParams(EncoderParams):
         grid = self.grid()
         images = sum(item.group in groups for item in data.train)
         return images * grid[0] * grid[1] if grid else None
+
+    def dimension(self) -> int | None:
+        """Of a patch's vector, as far as it can be told without building the network."""
+        if self.target_embed_dimension is not None:
+            return self.target_embed_dimension
+        each = self.pretrain_embed_dimension
+        return None if each is None else each * len(self.quarters)

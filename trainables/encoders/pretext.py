@@ -6,7 +6,8 @@ In between lies a short training on the normal training maps alone. As in CutPas
 at random and the network is asked about the alteration: rectangles of any place, size and aspect
 are made brighter or darker, and every token predicts by how much its patch was. To answer, it must
 know what is usual at its place in such a map, which is what the features of a reconstruction method
-need.
+need. In a residual network the points of the third stage are asked, one per 16 x 16 pixels; so its
+fourth stage stays as it was drawn.
 
 No test map and no label enters, and the alterations know nothing of what a fault looks like: they
 have every shape, both signs, one strength and hard edges.
@@ -17,8 +18,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from timm.models import VisionTransformer
+from timm.models import ResNet, VisionTransformer
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from hdsweep.method import Data, MethodError, TrialContext
 from trainables.encoders import EncoderParams
@@ -32,15 +34,22 @@ _POSITION_STD = 1.0  # as large as the patches: with timm's .02 it takes 1000 st
 _RECTANGLES = 3  # at most, in one map
 _LOG_GAIN = 0.7  # brightness changes by a factor between 1/2 and 2
 _POOL = 4096  # training maps that are looked at, at most
+_STAGE = 3  # of a residual network
+_STATISTICS = 50  # batches that the statistics of batch normalisation are the mean of
 
 
 def train(
-    vit: VisionTransformer, params: EncoderParams, data: Data, *, seed: int, context: TrialContext
-) -> VisionTransformer:
-    """Train ``vit`` in place on the normal training maps and return it, on the CPU.
+    net: VisionTransformer | ResNet,
+    params: EncoderParams,
+    data: Data,
+    *,
+    seed: int,
+    context: TrialContext,
+) -> VisionTransformer | ResNet:
+    """Train ``net`` in place on the normal training maps and return it, on the CPU, to evaluate.
 
     Args:
-        vit: Fresh weights.
+        net: Fresh weights.
         params: Image size and number of steps.
         data: Only ``train`` is read.
         seed: Of the order of maps and of their alterations.
@@ -49,33 +58,42 @@ def train(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # its bits depend on their number, and any trial may be the builder
     try:
-        return _train(vit, params, data, seed=seed, context=context)
+        return _train(net, params, data, seed=seed, context=context)
     finally:
         torch.set_num_threads(threads)
 
 
 def _train(
-    vit: VisionTransformer, params: EncoderParams, data: Data, *, seed: int, context: TrialContext
-) -> VisionTransformer:
+    net: VisionTransformer | ResNet,
+    params: EncoderParams,
+    data: Data,
+    *,
+    seed: int,
+    context: TrialContext,
+) -> VisionTransformer | ResNet:
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(data.train))[:_POOL])
     # Resized one by one: as stored they may differ in size, and be many times larger.
     raw = (torch.from_numpy(data.read(data.train[i]))[None] for i in chosen)
     images = torch.cat([resized(image, params) for image in raw]).to(context.device)
-    vit = vit.to(context.device).train()
-    _fit_scale(vit, normalised(images))
-    head = nn.Linear(vit.embed_dim, 1).to(context.device)
-    weights = [*vit.parameters(), *head.parameters()]
+    net = net.to(context.device).train()
+    if isinstance(net, VisionTransformer):
+        _fit_scale(net, normalised(images))
+        width, cell = int(net.embed_dim), int(net.patch_embed.patch_size[0])
+    else:  # its own normalisation fits the scale
+        stage = net.feature_info[_STAGE]
+        width, cell = int(stage["num_chs"]), int(stage["reduction"])
+    head = nn.Linear(width, 1).to(context.device)
+    weights = [*net.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=_LR, weight_decay=_WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=_LR, total_steps=params.pretext_steps + 1, pct_start=_WARMUP_SHARE
     )
-    patch = int(vit.patch_embed.patch_size[0])
     for step in range(1, params.pretext_steps + 1):
         some = torch.from_numpy(rng.integers(len(images), size=_BATCH)).to(images.device)
         altered, log_gain = alter(images[some], rng)
-        tokens = vit.forward_features(normalised(altered))[:, vit.num_prefix_tokens :]
-        truth = F.avg_pool2d(log_gain, patch).flatten(1) / _LOG_GAIN
+        tokens = _tokens(net, normalised(altered))
+        truth = F.avg_pool2d(log_gain, cell, ceil_mode=True).flatten(1) / _LOG_GAIN
         loss = F.mse_loss(head(tokens).squeeze(-1), truth)
         if not torch.isfinite(loss):
             raise MethodError(
@@ -90,7 +108,21 @@ def _train(
         if step % 50 == 0 or step == params.pretext_steps:
             explained = 1 - loss.item() / max(truth.var().item(), 1e-12)
             context.log.info("pretext step %d: explains %.2f of the alterations", step, explained)
-    return vit.cpu().eval()
+    # Those of training lag behind the weights and are of altered maps.
+    drawn = (rng.integers(len(images), size=_BATCH) for _ in range(_STATISTICS))
+    update_bn((normalised(images[torch.from_numpy(some)]) for some in drawn), net)
+    return net.cpu().eval()
+
+
+def _tokens(net: VisionTransformer | ResNet, images: Tensor) -> Tensor:
+    """What the network says at each place, shape (batch, places, width)."""
+    if isinstance(net, VisionTransformer):
+        patches: Tensor = net.forward_features(images)[:, net.num_prefix_tokens :]
+        return patches
+    (found,) = net.forward_intermediates(
+        images, indices=[_STAGE], stop_early=True, intermediates_only=True
+    )
+    return found.flatten(2).mT  # type: ignore[no-any-return]
 
 
 def alter(images: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

@@ -67,13 +67,15 @@ def file(encoder: str) -> Path:
 
 
 def require_known(encoder: str) -> None:
-    """Raise MethodError, with the nearest names, unless timm has such a vision transformer."""
+    """Raise MethodError, with the nearest names, unless timm has such a network."""
     import timm
 
     known = timm.list_models("vit_*", module="vision_transformer")
-    if encoder.split(".", maxsplit=1)[0] not in known:
+    known += timm.list_models(module="resnet")
+    if encoder.partition(".")[0] not in known:
         raise MethodError(
-            f"encoder '{encoder}' is not a vision transformer of timm {timm.__version__}"
+            f"encoder '{encoder}' is neither a vision transformer nor a residual network of timm "
+            + timm.__version__
             + did_you_mean(encoder, difflib.get_close_matches(encoder, known))
         )
 

@@ -8,31 +8,22 @@ room they are copied there, and a training step reads no file.
 
 from __future__ import annotations
 
-import errno
-import json
-import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from hdsweep.method import Data, Item, MethodError, TrialContext
-from trainables.encoders import EncoderParams
+from hdsweep.method import Data, Item, TrialContext
+from trainables.encoders import EncoderParams, arrays
 from trainables.encoders.backbone import FrozenViT, build
-from trainables.encoders.images import normalised, resized
+from trainables.encoders.images import CHUNK, normalised, seen
 from trainables.encoders.stages import SCALES, Split, Stored, tokens_stage
 
-CHUNK = 32  # images encoded at once; a constant, since the bits depend on it
+__all__ = ["CHUNK", "Shape", "Stored", "Tokens"]
 
-_TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-_RAW = {2: (torch.uint16, "<u2"), 4: (torch.uint32, "<u4")}  # numpy knows no bfloat16: keep bits
 _RESIDENT_SHARE = 0.5  # of a GPU's free memory that tokens may take; the rest is for training
 
 
@@ -123,26 +114,8 @@ class Tokens:
         return kept[chosen].to(self._device, torch.float32)
 
     def images(self, items: Sequence[Item]) -> Iterator[list[Tensor]]:
-        """What the encoder sees of the items, before normalisation, in lists of up to CHUNK.
-
-        Each image has shape (channels, *crop), in the data's own unit. One list is read ahead, so
-        that memory is bounded whatever the data's size.
-        """
-
-        def seen(item: Item) -> Tensor:
-            return resized(torch.from_numpy(self._data.read(item))[None], self._params)[0]
-
-        chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
-        with ThreadPoolExecutor(self._context.threads) as pool:
-            waiting = [pool.submit(seen, item) for item in chunks[0]]
-            for following in [*chunks[1:], ()]:
-                ahead = [pool.submit(seen, item) for item in following]
-                try:
-                    yield [one.result() for one in waiting]
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
-                waiting = ahead
+        """What the encoder sees of the items, as ``images.seen`` gives it."""
+        return seen(items, self._params, self._data, self._context.threads)
 
     @torch.no_grad()
     def encode(self, images: Sequence[Tensor]) -> Tensor:
@@ -167,46 +140,20 @@ class Tokens:
             self._write(folder, items, keep)
 
         folder = self._context.stage(stage, write)
-        try:
-            shape = Shape(**json.loads((folder / "shape.json").read_text()))
-            stored = np.load(folder / "tokens.npy", mmap_mode="c")  # torch refuses read-only arrays
-        except (OSError, ValueError, TypeError) as error:
-            raise MethodError(
-                f"{folder}: the tokens kept there are damaged ({error}); remove the folder, and "
-                "they are made anew"
-            ) from error
-        return torch.from_numpy(stored).view(_TYPES[keep]), shape
+        stored, shape = arrays.read(folder, _content(keep), "c", Shape)
+        return torch.from_numpy(stored).view(arrays.TYPES[keep]), shape
 
     def _write(self, folder: Path, items: Sequence[Item], keep: Stored) -> None:
         """Encode all items into ``folder``, a chunk at a time."""
-        kind, shape = _TYPES[keep], _shape_of(self._encoder, self._params)
-        size = (len(items), SCALES, shape.tokens, shape.width)
-        bits, raw = _RAW[kind.itemsize]
-        size_bytes = int(np.prod(size)) * kind.itemsize
+        content, shape = _content(keep), _shape_of(self._encoder, self._params)
+        size = (SCALES, shape.tokens, shape.width)
         self._context.log.info(
-            "encoding %d images into %.3g MB of tokens, once", len(items), size_bytes / 1e6
+            "encoding %d images into %.3g MB of tokens, once",
+            len(items),
+            arrays.size_bytes(content, len(items), size) / 1e6,
         )
-        free = shutil.disk_usage(folder).free
-        if size_bytes > free:
-            raise OSError(
-                errno.ENOSPC,
-                f"{size_bytes / 1e6:,.0f} MB of tokens do not fit into the {free / 1e6:,.0f} MB "
-                "that are free; set the knob tokens to 'none' to encode images again in every step",
-                str(folder.parent),
-            )
-        header: dict[str, Any] = {"descr": raw, "fortran_order": False, "shape": size}
-        with (folder / "tokens.npy").open("wb") as file:
-            np.lib.format.write_array_header_2_0(file, header)
-            done = 0
-            for images in self.images(items):
-                exact = self.encode(images)
-                encoded = exact.to(kind)
-                if not torch.isfinite(encoded).all():
-                    raise _not_finite(items[done : done + len(images)], exact, encoded, keep)
-                done += len(images)
-                values: NDArray[Any] = encoded.cpu().contiguous().view(bits).numpy()
-                file.write(values.astype(raw).tobytes())
-        (folder / "shape.json").write_text(json.dumps(asdict(shape)))
+        encoded = (self.encode(images) for images in self.images(items))
+        arrays.write(folder, content, items, encoded, size, shape)
 
     def _resident(self, tokens: Tensor) -> Tensor:
         """The tokens on the GPU, if there is one and they leave room for training."""
@@ -219,17 +166,12 @@ class Tokens:
         return tokens.to(self._device)
 
 
-def _not_finite(items: Sequence[Item], exact: Tensor, encoded: Tensor, keep: Stored) -> MethodError:
-    first = torch.isfinite(encoded).flatten(1).all(dim=1).tolist().index(False)
-    if torch.isfinite(exact[first]).all():
-        largest = float(exact[first].abs().max())
-        return MethodError(
-            f"{items[first].name}: the encoder's output, up to {largest:.3g}, does not fit into "
-            f"{keep}; set the knob tokens to 'bfloat16' or 'float32'"
-        )
-    return MethodError(
-        f"{items[first].name}: the encoder's output is NaN or infinite; check this image and the "
-        "encoder's weights"
+def _content(keep: Stored) -> arrays.Content:
+    return arrays.Content(
+        name="tokens",
+        keep=keep,
+        wider="'bfloat16' or 'float32'",
+        smaller="set the knob tokens to 'none' to encode images again in every step",
     )
 
 
