@@ -66,7 +66,8 @@ class Context:
     _last_s: float = field(default_factory=time.monotonic)
     _began_s: float = field(default_factory=time.monotonic)
     _curve: Curve | None = None
-    _held: list[int] = field(default_factory=list)
+    _held: dict[str, tuple[Path, int]] = field(default_factory=dict)
+    _building: list[str] = field(default_factory=list)
 
     @property
     def seed(self) -> int:
@@ -86,14 +87,17 @@ class Context:
     def stage(self, stage: Stage, build: Callable[[Path], None]) -> Path:
         """Folder of work that trials share."""
         key, checked = self._named(stage, build)
-        folder, held = stages.obtain(self._stage_root, stage, key, checked, idle=self.machine.idle)
-        self._held.append(held)
-        return folder
+        if key not in self._held:
+            root, idle = self._stage_root, self.machine.idle
+            self._held[key] = stages.obtain(root, stage, key, checked, idle=idle)
+        return self._held[key][0]
 
     def prepare(self, wanted: Sequence[tuple[Stage, Callable[[Path], None]]]) -> None:
         """Build those of several stages that nobody has built or is building."""
         for stage, build in wanted:
-            stages.offer(self._stage_root, stage, *self._named(stage, build))
+            key, checked = self._named(stage, build)
+            if key not in self._held:
+                stages.offer(self._stage_root, stage, key, checked)
 
     def alone(self) -> AbstractContextManager[bool]:
         """Time in which no other trial computes on this machine."""
@@ -108,13 +112,20 @@ class Context:
     ) -> tuple[str, Callable[[Path], None]]:
         """A stage's key, and its builder with a look at the data behind it."""
         _require_code(stage, build)
+        key = key_of(stage, self.trial.data_name, self.trial.fingerprint)
+        if key in self._building:
+            raise ValueError(f"stage '{stage.name}' is asked for while it is being built")
 
         # A stage is what its inputs say only if they were the same all the while it was built.
         def build_from_the_same(folder: Path) -> None:
-            build(folder)
+            self._building.append(key)
+            try:
+                build(folder)
+            finally:
+                self._building.pop()
             self.require_the_same()
 
-        return key_of(stage, self.trial.data_name, self.trial.fingerprint), build_from_the_same
+        return key, build_from_the_same
 
     def checkpoint(self, step: int, save: Callable[[Path], None]) -> None:
         """Keep a checkpoint, if one is due."""
@@ -150,7 +161,7 @@ class Context:
         if self._curve is not None:
             self._curve.close()
         while self._held:
-            os.close(self._held.pop())
+            stages.let_go(self._held.popitem()[1][1])
 
 
 def key_of(stage: Stage, data_name: str, fingerprint: str) -> str:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from pathlib import Path
 
 ALONE_WAIT_S = 600.0  # a neighbour may train for hours; then the measurement says that it was there
 _POLL_S = 0.05
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Machine:
@@ -30,31 +33,31 @@ class Machine:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        home = folder or Path(tempfile.gettempdir()) / f"hdsweep-{os.getuid()}"
+        self._folder = folder or Path(tempfile.gettempdir()) / f"hdsweep-{os.geteuid()}"
         self._handles: tuple[int, int] | None = None
-        with contextlib.suppress(OSError):  # nowhere to write: then neighbours are not known
-            home.mkdir(mode=0o700, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            gate = os.open(home / "gate", flags, 0o600)
-            self._handles = gate, os.open(home / "busy", flags, 0o600)
+        self._computes = False
+        self._alone: bool | None = None
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
         """Be a neighbour to others for as long as this lasts; wait while another measures."""
-        try:
+        with self._opened():
             self._enter()
             yield
-        finally:
-            self.close()
 
     @contextlib.contextmanager
     def idle(self) -> Iterator[None]:
         """Be nobody's neighbour while waiting for something."""
+        computed, alone = self._computes, self._alone
         self._leave()
+        self._open_gate()  # what is waited for may need it
         try:
             yield
         finally:
-            self._enter()
+            if alone:
+                self._shut_out(math.inf)
+            elif computed:
+                self._enter()
 
     @contextlib.contextmanager
     def alone(self, wait_s: float = ALONE_WAIT_S) -> Iterator[bool]:
@@ -64,27 +67,41 @@ class Machine:
             wait_s: How long to wait, at most.
 
         Yields:
-            Whether this process is alone; False when a neighbour has not finished in time.
+            Whether this process is alone; False when a neighbour has not finished in time, and
+            where neighbours cannot be known.
         """
-        if self._handles is None:
-            yield False
+        if self._alone is not None:
+            yield self._alone
             return
-        gate, busy = self._handles
-        self._leave()
-        until = time.monotonic() + wait_s
-        try:
-            yield _lock_by(gate, until) and _lock_by(busy, until)
-        finally:
-            fcntl.flock(busy, fcntl.LOCK_UN)
-            fcntl.flock(gate, fcntl.LOCK_UN)
-            self._enter()
+        computed = self._computes
+        with self._opened():
+            self._leave()
+            try:
+                self._alone = self._shut_out(time.monotonic() + wait_s)
+                if not self._alone:
+                    self._enter()  # what is measured beside a neighbour still is one to others
+                yield self._alone
+            finally:
+                self._alone = None
+                self._leave()
+                self._open_gate()
+                if computed:
+                    self._enter()
 
-    def close(self) -> None:
-        """Let go of everything."""
-        if self._handles is not None:
-            for handle in self._handles:
-                os.close(handle)
-            self._handles = None
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[None]:
+        ours = self._handles is None
+        if ours:
+            self._handles = _open(self._folder)
+        try:
+            yield
+        finally:
+            if ours and self._handles is not None:
+                self._leave()  # a child of a fork may have the files open for longer
+                self._open_gate()
+                for handle in self._handles:
+                    os.close(handle)
+                self._handles = None
 
     def _enter(self) -> None:
         if self._handles is not None:
@@ -92,12 +109,61 @@ class Machine:
             fcntl.flock(gate, fcntl.LOCK_EX)
             try:
                 fcntl.flock(busy, fcntl.LOCK_SH)
+                self._computes = True
             finally:
-                fcntl.flock(gate, fcntl.LOCK_UN)
+                self._open_gate()
 
     def _leave(self) -> None:
+        self._computes = False
         if self._handles is not None:
             fcntl.flock(self._handles[1], fcntl.LOCK_UN)
+
+    def _shut_out(self, until: float) -> bool:
+        """Whether nobody computes, and nobody can start to; False when that took too long."""
+        if self._handles is None:
+            return False
+        gate, busy = self._handles
+        if not _lock_by(gate, until):
+            return False
+        if _lock_by(busy, until):
+            return True
+        self._open_gate()
+        return False
+
+    def _open_gate(self) -> None:
+        if self._handles is not None:
+            fcntl.flock(self._handles[0], fcntl.LOCK_UN)
+
+
+def _open(folder: Path) -> tuple[int, int] | None:
+    """Files to lock, the gate first; None where neighbours cannot be known.
+
+    The folder is below one that everybody may write to. One that another user has made, or that
+    is a link, could make trials wait for ever; it is not used.
+    """
+    opened: list[int] = []
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
+        home = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            found = os.fstat(home)
+            if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+                return None
+            for name in ("gate", "busy"):
+                opened.append(os.open(name, _FLAGS, 0o600, dir_fd=home))
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(opened[-1], fcntl.LOCK_SH | fcntl.LOCK_NB)
+                fcntl.flock(opened[-1], fcntl.LOCK_UN)
+            os.utime(home)  # what clears out old temporary files shall leave it
+        finally:
+            os.close(home)
+    except OSError:  # nowhere to write, or no locks
+        for handle in opened:
+            os.close(handle)
+        return None
+    gate, busy = opened
+    return gate, busy
 
 
 def _lock_by(handle: int, until: float) -> bool:

@@ -4,11 +4,9 @@ A stage's folder is ``ROOT/stages/<name>/<key>``; the key is the digest of name,
 the data's fingerprint and the source of the code. It is built beside its place and renamed into it,
 so that a folder of that name is always whole.
 
-Who builds holds a lease: a file with the holder's process and host, renewed by a thread of the
-holder. A holder that died on this machine is found out at once, one on another machine when its
-lease was not renewed for LEASE_S on the waiter's own clock; a slow one keeps renewing. A holder
-that was stopped for longer and wakes again finds the stage built by another, and takes it: both
-built the same, and only the rename decides, so a lost lease costs time and never a result.
+Who builds holds a lease (see ``lease.py``). One who lost it, stopped for long, and goes on later
+finds the stage built by another, and takes it: both built the same, and only the rename decides, so
+a lost lease costs time and never a result.
 
 Who reads holds a shared lock on ``stage.json`` until its trial ends, so that trimming the cache
 never takes a folder from under a running trial.
@@ -18,25 +16,28 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from filelock import SoftFileLease, Timeout
+from pydantic import BaseModel, ConfigDict, Field
 
+from hdsweep.errors import HdsweepError, StoreError
 from hdsweep.identity import digest
+from hdsweep.lease import Lease
 
-LEASE_S = 30.0  # a network filesystem may show a renewed lease some seconds late
-_BEAT_S = 3.0
+NOTE = "stage.json"
+_LOCK = "lock"
 _POLL_S = 0.1
-_NOTE = "stage.json"
+_LONGEST_POLL_S = 1.0  # a hundred waiters must not keep a file server busy
+_PROBE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,27 +64,17 @@ class Stage:
             raise ValueError(f"a stage's name is a plain word, found {self.name!r}")
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A stage in the cache.
+class Note(BaseModel):
+    """What stands in a stage's ``stage.json``."""
 
-    Args:
-        name: Of the stage.
-        key: 20 hex digits.
-        folder: Where it is.
-        inputs: What it was made from.
-        size_bytes: Of all its files.
-        build_s: Seconds that building it took, those of stages it asked for included.
-        used_s: When it was last asked for, in seconds since the epoch.
-    """
+    model_config = ConfigDict(frozen=True)
 
     name: str
-    key: str
-    folder: Path
-    inputs: Mapping[str, object]
-    size_bytes: int
-    build_s: float
-    used_s: float
+    version: int
+    inputs: dict[str, Any]
+    build_s: float = Field(ge=0, allow_inf_nan=False)
+    size_bytes: int = Field(ge=0)
+    host: str
 
 
 def stage_key(stage: Stage, fingerprint: str, source: str) -> str:
@@ -122,20 +113,21 @@ def obtain(
         idle: Entered while another process builds.
 
     Returns:
-        A folder to be read only, and an open file descriptor that protects it from being removed
-        until it is closed.
+        A folder to be read only, and what protects it from being removed until ``let_go``.
+
+    Raises:
+        StoreError: The store cannot be read or written, or is full.
     """
     target = folder_of(root, stage, key)
-    while True:
-        held = _hold(target)
-        if held is not None:
-            return target, held
-        target.parent.mkdir(parents=True, exist_ok=True)
-        lease = _lease(target)  # one object for the whole wait: it remembers when it saw a renewal
-        if not _try_build(lease, target, stage, build):
-            with idle():
-                while not target.is_dir() and not _try_build(lease, target, stage, build):
-                    time.sleep(_POLL_S)
+    while (held := _hold(target)) is None:
+        with _asking(target) as lease:
+            ours = _take(lease, target)
+            if not ours:
+                with idle():
+                    ours = _wait(target, lease)
+            if ours:
+                _make(target, lease, stage, build)
+    return target, held
 
 
 def offer(root: Path, stage: Stage, key: str, build: Callable[[Path], None]) -> bool:
@@ -143,72 +135,147 @@ def offer(root: Path, stage: Stage, key: str, build: Callable[[Path], None]) -> 
 
     Returns:
         Whether the stage is there now.
+
+    Raises:
+        StoreError: As ``obtain``.
     """
     target = folder_of(root, stage, key)
-    if target.is_dir():
-        return True
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return _try_build(_lease(target), target, stage, build)
+    if not is_whole(target):
+        with _asking(target) as lease:
+            if _take(lease, target):
+                _make(target, lease, stage, build)
+    return is_whole(target)
 
 
-def _lease(target: Path) -> SoftFileLease:
-    return SoftFileLease(
-        target.parent / f".{target.name}.lease",
-        lease_duration=LEASE_S,
-        heartbeat_interval=_BEAT_S,
-        thread_local=False,
-    )
+def let_go(held: int) -> None:
+    """End the protection that ``obtain`` gave; what is mapped into memory stays readable."""
+    _close(held)
 
 
-def _try_build(
-    lease: SoftFileLease, target: Path, stage: Stage, build: Callable[[Path], None]
-) -> bool:
-    """Whether the stage is there now; False when another process holds the lease."""
+# --- building -------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _asking(target: Path) -> Iterator[Lease]:
+    with _writing(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    lease = Lease(target)
     try:
-        lease.acquire(timeout=0)
-    except Timeout:
-        return False
-    try:
-        if not target.is_dir():
-            _build(target, stage, build)
-    except Exception:
-        # Who took over may have removed what it held for a dead process's.
-        if lease.compromise is None:
-            raise
-        return target.is_dir()
+        yield lease
     finally:
         lease.release()
-    return True
+
+
+def _take(lease: Lease, target: Path) -> bool:
+    with _writing(target.parent):
+        return lease.take()
+
+
+def _wait(target: Path, lease: Lease) -> bool:
+    """Wait until a stage is there (False), or is this process's to build (True)."""
+    pause = _POLL_S
+    while not is_whole(target):
+        if _take(lease, target):
+            return True
+        time.sleep(pause)
+        pause = min(1.2 * pause, _LONGEST_POLL_S)
+    return False
+
+
+def _make(target: Path, lease: Lease, stage: Stage, build: Callable[[Path], None]) -> None:
+    try:
+        if not is_whole(target):
+            _build(target, stage, build)
+    except Exception:
+        # Who took over may have removed what its holder, dead to all appearance, had half built.
+        if not lease.lost():
+            raise
 
 
 def _build(target: Path, stage: Stage, build: Callable[[Path], None]) -> None:
     home = target.parent
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=home))
-    began = time.monotonic()
-    with _locked(partial, fcntl.LOCK_EX):
+    with _partial(target) as partial:
+        for other in home.glob(f".{target.name}-*"):
+            if other != partial:
+                remove_if_abandoned(other)
+        began = time.monotonic()
+        folder = partial / "stage"
+        with _writing(home):
+            folder.mkdir()
         try:
-            for other in home.glob(f".{target.name}-*"):
-                _remove_if_abandoned(other)
-            build(partial)
-            note = {
-                "name": stage.name,
-                "version": stage.version,
-                "inputs": stage.inputs,
-                "build_s": round(time.monotonic() - began, 3),
-                "size_bytes": sum(p.stat().st_size for p in partial.rglob("*") if p.is_file()),
-                "host": socket.gethostname(),
-            }
-            (partial / _NOTE).write_text(json.dumps(note, indent=1) + "\n")
-            for path in (*partial.rglob("*"), partial):  # private as temporary files are made, and
+            build(folder)
+        except HdsweepError:
+            raise
+        except Exception:
+            # Libraries wrap what they run into: numpy writes half an array and gives no errno.
+            with _writing(home):
+                _write_durably(partial / "probe", bytes(_PROBE_BYTES))
+            raise
+        built_s = round(time.monotonic() - began, 3)
+        _require_plain(folder, stage)
+        note = Note(
+            name=stage.name, version=stage.version, inputs=dict(stage.inputs),
+            build_s=built_s, size_bytes=size_of(folder), host=socket.gethostname(),
+        )  # fmt: skip
+        with _writing(home):
+            _write_durably(folder / NOTE, note.model_dump_json(indent=1).encode() + b"\n")
+            for path in (*folder.rglob("*"), folder):  # private as temporary files are made, and
                 path.chmod(0o755 if path.is_dir() else 0o644)  # colleagues read a store too
                 _sync(path)  # after a power cut the name must not stand for empty files
             try:
-                os.rename(partial, target)
+                os.rename(folder, target)
             except OSError:
-                if not target.is_dir():  # else one that took this lease over has finished first
+                if is_whole(target):  # one that took this lease over has finished first
+                    return
+                if not os.path.lexists(target):
                     raise
-        finally:
+                set_aside(target)  # damaged: somebody has removed its note
+                os.rename(folder, target)
+
+
+def _require_plain(folder: Path, stage: Stage) -> None:
+    for path in folder.rglob("*"):
+        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+            raise ValueError(f"stage '{stage.name}' holds files and folders only, found {path}")
+    if (folder / NOTE).exists():
+        raise ValueError(f"stage '{stage.name}': the name {NOTE} is the engine's")
+
+
+@contextlib.contextmanager
+def _partial(target: Path) -> Iterator[Path]:
+    """A folder beside a stage's place, locked against removal, and gone afterwards."""
+    while True:
+        with _writing(target.parent):
+            partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        try:
+            handle = os.open(partial / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
+            if isinstance(error, FileNotFoundError):  # trimmed before it could be locked
+                continue
+            raise _cannot_write(target.parent, error) from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # about to be trimmed
+            os.close(handle)
+            continue
+        except OSError:  # without locks, trimming leaves it alone
+            break
+        if (partial / _LOCK).exists():
+            break
+        os.close(handle)
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        _close(handle)
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync(path: Path) -> None:
@@ -221,18 +288,26 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, how: int) -> Iterator[bool]:
-    """Hold the operating system's lock on a file or folder, if it can be had at once."""
-    handle = os.open(path, os.O_RDONLY)
+def _writing(home: Path) -> Iterator[None]:
     try:
-        free = True
-        try:
-            fcntl.flock(handle, how | fcntl.LOCK_NB)
-        except BlockingIOError:
-            free = False
-        yield free
-    finally:
-        os.close(handle)
+        yield
+    except OSError as error:
+        raise _cannot_write(home, error) from None
+
+
+def _cannot_write(home: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"{home}: a stage cannot be written: {error.strerror or error}; free space or mend "
+        "permissions and run the same command again, finished trials are kept"
+    )
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder is a finished stage."""
+    return os.path.isfile(folder / NOTE)
 
 
 def _hold(folder: Path) -> int | None:
@@ -240,95 +315,125 @@ def _hold(folder: Path) -> int | None:
 
     Its time of last use is now.
     """
-    note = folder / _NOTE
+    note = folder / NOTE
     try:
         handle = os.open(note, os.O_RDONLY)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise StoreError(f"{note}: cannot be read: {error.strerror}") from None
     try:
         with contextlib.suppress(OSError):  # a filesystem without locks: then nothing protects it
             fcntl.flock(handle, fcntl.LOCK_SH)
-        here = os.stat(note)
-    except FileNotFoundError:  # removed before it was ours
-        os.close(handle)
-        return None
-    if not os.path.samestat(here, os.fstat(handle)):
-        os.close(handle)
+        here = os.path.samestat(os.stat(note), os.fstat(handle))
+    except FileNotFoundError:
+        here = False
+    except BaseException:
+        _close(handle)
+        raise
+    if not here:  # removed before it was ours
+        _close(handle)
         return None
     with contextlib.suppress(OSError):  # a store that may only be read
         os.utime(note)
     return handle
 
 
-# --- the cache as a whole -------------------------------------------------------------------------
+def _close(handle: int) -> None:
+    with contextlib.suppress(OSError):  # a child of a fork may have the file open for longer
+        fcntl.flock(handle, fcntl.LOCK_UN)
+    os.close(handle)
 
 
-def kept(root: Path) -> list[Kept]:
-    """All finished stages of a store, the one used last first."""
-    found = []
-    for note in (root / "stages").glob(f"*/*/{_NOTE}"):
-        folder = note.parent
-        if folder.name.startswith("."):
-            continue
-        with contextlib.suppress(OSError):  # removed meanwhile
-            used = note.stat().st_mtime
-            try:
-                told = json.loads(note.read_bytes())
-                inputs, build_s = dict(told["inputs"]), float(told["build_s"])
-            except (ValueError, KeyError, TypeError):
-                inputs, build_s = {}, 0.0  # damaged: still there, and still of some size
-            size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-            found.append(Kept(folder.parent.name, folder.name, folder, inputs, size, build_s, used))
-    return sorted(found, key=lambda one: -one.used_s)
+# --- removing -------------------------------------------------------------------------------------
 
 
-def remove(one: Kept) -> bool:
-    """Remove a stage at once as a whole; False when a running trial uses it."""
-    try:
-        with _locked(one.folder / _NOTE, fcntl.LOCK_EX) as free:
-            if not free:
-                return False
-            aside = Path(tempfile.mkdtemp(prefix=".removed-", dir=one.folder.parent))
-            os.rename(one.folder, aside / one.key)
-    except FileNotFoundError:  # another process was faster
-        return True
-    shutil.rmtree(aside)
-    return True
+def size_of(folder: Path) -> int:
+    """Bytes of all files in a folder; what vanishes meanwhile has none."""
+    size = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            found = path.lstat()
+            size += 0 if path.is_dir() else found.st_size
+    return size
 
 
-def trim(root: Path, size_bytes: int) -> tuple[list[Kept], list[Kept]]:
-    """Remove the stages that were not used for longest, until all together fit into a size.
+@contextlib.contextmanager
+def locked(path: Path, flags: int = 0) -> Iterator[bool]:
+    """Hold a file's lock against all others, if it can be had at once.
 
-    Returns:
-        Those removed, and those that would have been but are in use.
+    Args:
+        path: To be locked.
+        flags: To open it with; O_CREAT where it may be missing.
+
+    Yields:
+        Whether it is held.
+
+    Raises:
+        FileNotFoundError: The file is gone, or another of the same name.
+        StoreError: The filesystem has no locks.
     """
-    remove_leftovers(root)
-    everything = kept(root)
-    total = sum(one.size_bytes for one in everything)
-    removed: list[Kept] = []
-    in_use: list[Kept] = []
-    for one in reversed(everything):
-        if total <= size_bytes:
-            break
-        if remove(one):
-            removed.append(one)
-            total -= one.size_bytes
+    handle = os.open(
+        path, os.O_RDWR | os.O_NOFOLLOW | flags, 0o600
+    )  # NFS wants to write where it locks
+    try:
+        free = True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            free = False
+        except OSError as error:
+            raise StoreError(
+                f"{path}: cannot be locked ({error.strerror}), so nobody can tell whether a trial "
+                "uses it; remove stages by hand when none runs"
+            ) from None
+        if not os.path.samestat(os.stat(path), os.fstat(handle)):
+            raise FileNotFoundError(path)
+        yield free
+    finally:
+        _close(handle)
+
+
+def set_aside(folder: Path) -> None:
+    """Remove a folder: at once as a whole its name, then its content.
+
+    Raises:
+        FileNotFoundError: It is not there.
+    """
+    while True:
+        aside = Path(tempfile.mkdtemp(prefix=".removed-", dir=folder.parent))
+        try:
+            os.rename(folder, aside / folder.name)
+        except FileNotFoundError:  # it, or the empty folder, which was trimmed
+            if not os.path.lexists(folder):
+                shutil.rmtree(aside, ignore_errors=True)
+                raise
         else:
-            in_use.append(one)
-    return removed, in_use
+            shutil.rmtree(aside, ignore_errors=True)
+            return
 
 
-def remove_leftovers(root: Path) -> None:
-    """Remove what killed processes left half built or half removed."""
-    for other in _hidden(root):
-        _remove_if_abandoned(other)
+def is_abandoned(folder: Path) -> bool:
+    """Whether a half built or half removed stage is a dead process's."""
+    if folder.name.startswith(".removed-"):
+        return True  # as a whole; who removes it and who helps do not mind each other
+    try:
+        with locked(folder / _LOCK) as free:
+            return free
+    except FileNotFoundError:
+        return True
+    except (OSError, StoreError):
+        return False
 
 
-def _hidden(root: Path) -> Iterable[Path]:
-    return (p for p in (root / "stages").glob("*/.*-*") if p.is_dir())
-
-
-def _remove_if_abandoned(folder: Path) -> None:
-    with contextlib.suppress(FileNotFoundError), _locked(folder, fcntl.LOCK_EX) as free:
+def remove_if_abandoned(folder: Path) -> None:
+    """Remove a half built or half removed stage, if it is a dead process's."""
+    if folder.is_symlink():
+        return
+    if folder.name.startswith(".removed-"):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    # Under the lock that its builder would take, even if that one has not got so far.
+    with contextlib.suppress(OSError, StoreError), locked(folder / _LOCK, os.O_CREAT) as free:
         if free:
             shutil.rmtree(folder, ignore_errors=True)
