@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from hdsweep.errors import SpecError, did_you_mean
 from hdsweep.metrics import METRICS, STORED_PIXEL, Metric, definitions, evaluate, parse_metric
 from hdsweep.store import PlannedSweep, Store
-from hdsweep.trial import STATUSES, TrialRecord
+from hdsweep.trial import ENDINGS, TrialRecord
 
 MEAN = "mean"
 """The group of what stands for a trial as a whole: the mean over groups, or a method's scalar."""
 
 NOT_RUN = "not run"
-STATUS = (*STATUSES, NOT_RUN)
+STATUS = (*ENDINGS, NOT_RUN)
 
 KNOB = "knob."
 """Prefix of the columns that hold knobs."""
@@ -84,7 +84,7 @@ def load(store: Store, sweep: PlannedSweep, metrics: Sequence[str] = ()) -> pd.D
     for row, trial_id in enumerate(ids):
         record = store.record(trial_id)
         if record is not None:
-            statuses[row] = STATUS.index(record.status)
+            statuses[row] = STATUS.index(record.ending)
             scalars.update(record.scalars)
         _fill(columns, row, record, store, sweep.groups)
     if (statuses == STATUS.index("ok")).any():  # before that, nobody knows what a method measures
@@ -169,7 +169,7 @@ def _why_not(record: TrialRecord | None) -> str:
         return "no record in the store"
     if record.error:
         kind, message = record.error.get("kind", "error"), record.error.get("message", "")
-        told = kind in ("diverged", "request")  # by the status, or by the message
+        told = kind in ("diverged", "request", "infeasible")  # by the status, or by the message
         return message if told else f"{kind}: {message}"
     return "stopped early" if record.status == "pruned" else "no error was recorded"
 

@@ -298,7 +298,7 @@ def _markdown(table: Table) -> str:
 
 # --- what programs read ---------------------------------------------------------------------------
 
-_MISSING = ("failed", "diverged", "pruned", NOT_RUN, UNDEFINED)
+_MISSING = ("failed", "diverged", "pruned", NOT_RUN, UNDEFINED, "infeasible")
 
 
 def _csv(tables: Sequence[Table]) -> str:

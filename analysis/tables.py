@@ -29,7 +29,7 @@ class Missing:
     Args:
         seed: The replicate.
         trial: Its id.
-        status: failed, diverged, pruned, not run or undefined.
+        status: failed, diverged, pruned, infeasible, not run or undefined.
         reason: In words.
     """
 

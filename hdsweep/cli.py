@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,10 +24,11 @@ from rich.text import Text
 
 from hdsweep import data as datafiles
 from hdsweep import views
+from hdsweep.cli_cache import cache_app
 from hdsweep.cli_data import data_app
-from hdsweep.errors import DataError, HdsweepError, SpecError, did_you_mean, first_line
-from hdsweep.execute import Job, thread_environment
-from hdsweep.method import Dataset, load_dataset, load_method
+from hdsweep.errors import DataError, HdsweepError, SpecError, did_you_mean
+from hdsweep.execute import Job, origin_of, record_infeasible, thread_environment
+from hdsweep.method import Data, Dataset, load_dataset, load_method
 from hdsweep.metrics import Metric, parse_metric
 from hdsweep.plan import (
     Plan,
@@ -34,11 +36,13 @@ from hdsweep.plan import (
     absolute_root,
     configurations,
     make_plan,
+    refuse,
     validate_data,
 )
+from hdsweep.shared import SharedWork, shared_work
 from hdsweep.spec import SweepSpec, load_sweep
 from hdsweep.store import PlannedSweep, Store
-from hdsweep.trial import STATUSES, Trial
+from hdsweep.trial import Trial
 from hdsweep.views import Format, FormatOption
 
 app = typer.Typer(
@@ -49,6 +53,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(data_app, name="data")
+app.add_typer(cache_app, name="cache")
 
 
 class TableFormat(StrEnum):
@@ -72,6 +77,10 @@ SweepFile = Annotated[Path, typer.Argument(help="A sweep file, as in sweeps/quic
 SweepName = Annotated[str | None, typer.Argument(help="Name of a sweep; the latest by default.")]
 StoreOption = Annotated[Path, typer.Option("--store", help="Folder of the results.")]
 RESULTS = Path("results")
+_NO_STAGES = (
+    "Each trial does all its work itself and shares none; the results are the same. For measuring "
+    "what a trial takes, or when shared work is under suspicion."
+)
 _GOOD = ("cached", "stale")  # states whose record is ok
 
 
@@ -111,6 +120,7 @@ def run(
     gpus: Annotated[int | None, typer.Option(min=0, help="Logical GPUs to declare here.")] = None,
     cpus: Annotated[int | None, typer.Option(min=1, help="Logical CPUs to declare here.")] = None,
     rerun: Annotated[list[Rerun] | None, typer.Option(help="Run these again as well.")] = None,
+    no_stages: Annotated[bool, typer.Option("--no-stages", help=_NO_STAGES)] = False,
     format: FormatOption = Format.terminal,
 ) -> None:
     """Run what of a sweep has not finished, then print its table.
@@ -121,19 +131,30 @@ def run(
     from hdsweep.progress import terminal
 
     with terminal(2) as console:
-        spec, plan, planned, opened = _planned(sweep, store, console.print)
+        spec, plan, planned, data, opened = _planned(sweep, store, console.print)
         again: list[State] = [state.value for state in rerun or ()]
         labels = {t.id: cell.label(t) for cell, t in plan.trials()}
-        jobs = [
-            _job(spec, t, labels[t.id], gpus, address, rerun=plan.state[t.id] == "stale")
-            for _, t in plan.pending(again)
-        ]
+        work = SharedWork() if no_stages else shared_work(plan, data, opened, again)
+
+        def job_of(trial: Trial) -> Job:
+            return Job(
+                trial, labels[trial.id], _gpus_each(spec, gpus, address), spec.resources.cpus,
+                rerun=plan.state[trial.id] == "stale", share=not no_stages,
+                stages=work.folders.get(trial.id, ()),
+            )  # fmt: skip
+
+        jobs = [job_of(trial) for _, trial in plan.pending(again)]
         opened.create()
         with opened.driving(spec.name):
             opened.put_sweep(planned, sweep.read_bytes())
+            for _, trial in plan.unrecorded():
+                job = job_of(trial)
+                record_infeasible(job, opened, origin_of(job), plan.refused[trial.id])
             running = {job.trial.id for job in jobs}
             before = opened.records(running)
             if jobs:
+                for line in views.infeasible(plan):
+                    console.print(line)
                 _launch(jobs, plan, spec, opened, console, inline, address, gpus, cpus)
             else:
                 console.print(f"{spec.name}: all {len(labels)} trials are finished, nothing to run")
@@ -220,9 +241,8 @@ def _launch(
         raise typer.Exit(130) from None
 
 
-def _job(
-    spec: SweepSpec, trial: Trial, label: str, gpus: int | None, address: str | None, *, rerun: bool
-) -> Job:
+def _gpus_each(spec: SweepSpec, gpus: int | None, address: str | None) -> float:
+    """How many GPUs a trial takes."""
     share = spec.resources.gpus
     if share is None and address is not None:
         raise spec.source.error(
@@ -230,16 +250,17 @@ def _job(
         )
     if share is None:
         share = 1.0 if gpus or (gpus is None and _machine_has_gpu()) else 0.0
-    return Job(trial, label, share, spec.resources.cpus, rerun)
+    return share
 
 
+@cache
 def _machine_has_gpu() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def _planned(
     sweep: Path, store: Path, say: Callable[[Text], None]
-) -> tuple[SweepSpec, Plan, PlannedSweep, Store]:
+) -> tuple[SweepSpec, Plan, PlannedSweep, Data, Store]:
     """Everything that must be right before anything is written."""
     spec = load_sweep(sweep)
     checked = configurations(spec)
@@ -253,12 +274,12 @@ def _planned(
     try:
         datafiles.make_if_absent(dataset, params, lambda text: say(Text(text)))
         content = datafiles.fingerprint(dataset, params)
-        groups = dataset.load(params).groups
+        loaded = dataset.load(params)
     except DataError as error:
         raise DataError(f"{spec.source.path}: data: {error}") from None
-    _check_groups(spec, groups)
-    plan = make_plan(spec, checked, params, content, opened)
-    return spec, plan, plan.sweep(spec, groups), opened
+    _check_groups(spec, loaded.groups)
+    plan = refuse(make_plan(spec, checked, params, content, opened), loaded)
+    return spec, plan, plan.sweep(spec, loaded.groups), loaded, opened
 
 
 def _dataset(spec: SweepSpec) -> Dataset:
@@ -304,19 +325,12 @@ def plan(
     """Show what would run and what is finished already; nothing is run."""
     console = Console(soft_wrap=True, highlight=False)
     err = Console(stderr=True, highlight=False)
-    spec, made, _, opened = _planned(sweep, store, err.print)
-    counts = made.counts()
+    spec, made, _, data, opened = _planned(sweep, store, err.print)
+    work = shared_work(made, data, opened)
     if format is Format.json:
-        trials = [
-            {"id": t.id, "arm": cell.arm, "knobs": dict(cell.knobs), "seed": t.seed,
-             "state": made.state[t.id]}
-            for cell in made.cells for t in cell.trials
-        ]  # fmt: skip
-        views.print_json(
-            {"sweep": spec.name, "store": str(opened.root), "counts": counts, "trials": trials}
-        )
-        return
-    views.print_plan(console, spec, made)
+        views.print_json(views.plan_as_json(spec, made, work, opened))
+    else:
+        views.print_plan(console, spec, made, work)
 
 
 @app.command()
@@ -349,14 +363,7 @@ def check(
     if format is Format.json:
         views.print_json(results)
     else:
-        console = Console(soft_wrap=True, highlight=False)
-        for result in results:
-            if result["ok"]:
-                console.print(Text(f"{result['file']}: ok, {result['trials']} trials"))
-                for told in result["warnings"]:
-                    console.print(Text.assemble(("warning: ", "yellow"), told))
-            else:
-                console.print(Text.assemble(("error: ", "red"), str(result["message"])))
+        views.print_checks(Console(soft_wrap=True, highlight=False), results)
     if not all(result["ok"] for result in results):
         raise typer.Exit(2)
 
@@ -385,13 +392,8 @@ def status(
     bad = views.not_ok(labels, records)
     if format is Format.json:
         views.print_json({**counts, "not_ok": bad})
-        return
-    console = Console(soft_wrap=True, highlight=False)
-    words = [f"{counts[s]} {s.replace('_', ' ')}" for s in (*STATUSES, "not_finished") if counts[s]]
-    console.print(Text(f"{planned.name}: {len(labels)} trials: {', '.join(words)}"))
-    for entry in bad:
-        first = first_line(entry["message"])
-        console.print(Text(f"  {entry['status']}  {entry['id'][:8]}  {entry['label']}: {first}"))
+    else:
+        views.print_status(Console(soft_wrap=True, highlight=False), counts, bad)
 
 
 @app.command()

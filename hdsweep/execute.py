@@ -68,7 +68,8 @@ class Job:
         threads: CPU threads.
         rerun: Whether to run it although it has finished; its earlier result is kept aside.
         share: Whether it uses the store's stages, or does all work itself.
-        stages: Folders below the store of the stages it asks for, in its order.
+        stages: Folders below the store of the stages it asks for, in its order, each after those
+            that are asked for while it is built.
     """
 
     trial: Trial
@@ -169,19 +170,48 @@ def _run(
         started, began = datetime.now(UTC), time.monotonic()
         log.info("%s on %s, %d threads", job.label, device, job.threads)
         status, found = _attempt(method, trial, context)
-        record = TrialRecord(
-            id=trial.id,
-            status=status,
-            trial=trial.to_json(),
-            provenance={**origin, **provenance.of_machine(device, job.threads)},
-            started=started.isoformat(timespec="microseconds"),
-            wall_s=round(time.monotonic() - began, 3),
-            **found,
-        )
-        log.info("%s after %.1f s", status, record.wall_s)
+        wall_s = round(time.monotonic() - began, 3)
+        log.info("%s after %.1f s", status, wall_s)
+    record = _record(job, status, found, origin, device, started, wall_s)
     record = store.put(record, replace=job.rerun)
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return record
+
+
+def record_infeasible(
+    job: Job, store: Store, origin: Mapping[str, Any], reason: str
+) -> TrialRecord:
+    """Keep a record of a trial that its method refuses for a reason, without running it.
+
+    Other arguments, the result and what is raised are those of ``run_trial``. A record that is
+    ``ok`` or says the same stands.
+    """
+    found = _note("infeasible", Infeasible(reason), trace=False)
+    with store.running(job.trial.id):
+        standing = store.record(job.trial.id)
+        if standing is not None and (standing.status == "ok" or standing.error == found["error"]):
+            return standing
+        return store.put(_record(job, "failed", found, origin, "cpu", datetime.now(UTC), 0.0))
+
+
+def _record(
+    job: Job,
+    status: Status,
+    found: Mapping[str, Any],
+    origin: Mapping[str, Any],
+    device: str,
+    started: datetime,
+    wall_s: float,
+) -> TrialRecord:
+    return TrialRecord(
+        id=job.trial.id,
+        status=status,
+        trial=job.trial.to_json(),
+        provenance={**origin, **provenance.of_machine(device, job.threads)},
+        started=started.isoformat(timespec="microseconds"),
+        wall_s=wall_s,
+        **found,
+    )
 
 
 def _attempt(method: Method, trial: Trial, context: Context) -> tuple[Status, dict[str, Any]]:

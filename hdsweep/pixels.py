@@ -173,7 +173,7 @@ def open_maps(path: Path, images: int) -> Floats:
 
 
 def _regions(mask: Bools) -> tuple[NDArray[np.int32], int]:
-    from scipy import ndimage  # type: ignore[import-untyped]
+    from scipy import ndimage
 
     label, count = ndimage.label(mask, structure=_NEIGHBOURS)
     return label, int(count)

@@ -7,23 +7,23 @@ interrupted sweep is a complete comparison with fewer seeds.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
 
 from hdsweep.errors import HdsweepError, SpecError, did_you_mean
 from hdsweep.identity import canonical_json, digest_of, encoded_knobs, joined
-from hdsweep.method import Method, dataset_module, load_method, method_module
+from hdsweep.method import Data, Method, dataset_module, load_method, method_module
 from hdsweep.provenance import source_digest
 from hdsweep.spec import Arm, Strict, SweepSpec, Where, first_error
 from hdsweep.store import PlannedCell, PlannedSweep, Store
 from hdsweep.trial import Trial, TrialRecord
 
-State = Literal["new", "cached", "stale", "failed", "diverged", "pruned"]
-STATES: tuple[State, ...] = ("new", "cached", "stale", "failed", "diverged", "pruned")
+State = Literal["new", "cached", "stale", "failed", "diverged", "pruned", "infeasible"]
+STATES: tuple[State, ...] = get_args(State)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +57,19 @@ class Plan:
     Args:
         cells: In file order.
         state: Trial id -> its state in the store.
+        recorded: Trial id -> why it is infeasible, of those whose record says so.
+        refused: Trial id -> why, of those that their method refuses now; see ``refuse``.
     """
 
     cells: tuple[Cell, ...]
     state: Mapping[str, State]
+    recorded: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def infeasible(self) -> dict[str, str]:
+        """Trial id -> why, of every trial in that state."""
+        return {**self.recorded, **self.refused}
 
     def trials(self) -> Iterator[tuple[Cell, Trial]]:
         """Each trial once, seed by seed, with the first cell that asks for it."""
@@ -72,10 +81,22 @@ class Plan:
                     seen.add(trial.id)
                     yield cell, trial
 
-    def pending(self, rerun: Iterable[State] = ()) -> list[tuple[Cell, Trial]]:
-        """Trials to run now: the new ones, and those in a state that is to be run again."""
-        wanted = {"new", *rerun}
-        return [(cell, trial) for cell, trial in self.trials() if self.state[trial.id] in wanted]
+    def pending(self, rerun: Collection[State] = ()) -> list[tuple[Cell, Trial]]:
+        """Trials to run now: the new ones, and those in a state that is to be run again.
+
+        To run the failed ones again is to run the infeasible ones, unless their method refuses.
+        """
+        wanted = {"new", *rerun} | ({"infeasible"} if "failed" in rerun else set())
+        return [
+            (cell, trial)
+            for cell, trial in self.trials()
+            if self.state[trial.id] in wanted and trial.id not in self.refused
+        ]
+
+    def unrecorded(self) -> list[tuple[Cell, Trial]]:
+        """Trials that their method refuses, and whose record does not say so yet."""
+        new = {i for i, reason in self.refused.items() if self.recorded.get(i) != reason}
+        return [(cell, trial) for cell, trial in self.trials() if trial.id in new] if new else []
 
     def counts(self) -> dict[str, int]:
         """State -> number of distinct trials, every state named, and their sum as ``planned``."""
@@ -181,7 +202,48 @@ def make_plan(
     methods = {trial.id: trial.method for cell in cells for trial in cell.trials}
     records = store.records(_finished_among(store, methods))
     state = {i: _state(records.get(i), sources[method]) for i, method in methods.items()}
-    return Plan(tuple(cells), state)
+    recorded = {
+        i: (record.error or {}).get("message", "")
+        for i, record in records.items()
+        if state[i] == "infeasible"
+    }
+    return Plan(tuple(cells), state, recorded)
+
+
+def refuse(plan: Plan, data: Data) -> Plan:
+    """The plan with those trials marked infeasible that their method cannot run on such data.
+
+    Args:
+        plan: Its new, failed and infeasible trials are asked about, once for each cell.
+        data: As loaded.
+    """
+    asked = {"new", "failed", "infeasible"}
+    methods = {name: load_method(name) for name in {cell.trials[0].method for cell in plan.cells}}
+    refused: dict[str, str] = {}
+    if any(declares(method, "infeasible") for method in methods.values()):
+        for cell in plan.cells:
+            method = methods[cell.trials[0].method]
+            open_ = [trial.id for trial in cell.trials if plan.state[trial.id] in asked]
+            if not open_ or not declares(method, "infeasible"):
+                continue
+            reason = method.infeasible(validated(method, cell.trials[0]), data)
+            if reason is not None:
+                refused.update(dict.fromkeys(open_, reason))
+    marked: dict[str, State] = dict.fromkeys(refused, "infeasible")
+    return replace(plan, state={**plan.state, **marked}, refused=refused) if refused else plan
+
+
+_UNSAID = {f.name: f.default for f in fields(Method)}
+
+
+def declares(method: Method, name: str) -> bool:
+    """Whether a method says more than the default of one of its fields; nobody need ask if not."""
+    return getattr(method, name) is not _UNSAID[name]
+
+
+def validated(method: Method, trial: Trial) -> Strict:
+    """A trial's parameters as its method takes them."""
+    return method.params.model_validate(dict(trial.params))
 
 
 def validate_data(spec: SweepSpec, params: type[Strict]) -> Strict:
@@ -202,8 +264,8 @@ def _finished_among(store: Store, ids: Mapping[str, str]) -> list[str]:
 def _state(record: TrialRecord | None, source: str) -> State:
     if record is None:
         return "new"
-    if record.status != "ok":
-        return record.status
+    if record.ending != "ok":
+        return record.ending
     return "cached" if record.provenance.get("source") in (source, None) else "stale"
 
 

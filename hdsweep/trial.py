@@ -19,6 +19,9 @@ FORMAT = 1  # of records, plans and the store as a whole; a newer one is refused
 Status = Literal["ok", "failed", "diverged", "pruned"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 
+Ending = Literal["ok", "failed", "diverged", "pruned", "infeasible"]
+ENDINGS: tuple[Ending, ...] = get_args(Ending)
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -87,6 +90,13 @@ class TrialRecord:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     started: str = ""
     wall_s: float = 0.0
+
+    @property
+    def ending(self) -> Ending:
+        """What people are told: the status, but for a trial that the data cannot serve."""
+        if self.status == "failed" and (self.error or {}).get("kind") == "infeasible":
+            return "infeasible"
+        return self.status
 
     def to_bytes(self) -> bytes:
         """The content of ``record.json``."""

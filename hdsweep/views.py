@@ -13,14 +13,16 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
 from hdsweep.errors import HdsweepError, first_line
 from hdsweep.plan import STATES, Configuration, Plan
+from hdsweep.shared import SharedWork
 from hdsweep.spec import Arm, Grid, SweepSpec
 from hdsweep.store import PlannedSweep, Store
-from hdsweep.trial import STATUSES, TrialRecord
+from hdsweep.trial import ENDINGS, TrialRecord
 
 
 class Format(StrEnum):
@@ -31,6 +33,7 @@ class Format(StrEnum):
 
 
 _SHOWN = 20  # lines; status lists the rest
+_SHOWN_CELLS = 4  # in a line
 
 FormatOption = Annotated[Format, typer.Option("--format", help="terminal, or json for scripts.")]
 
@@ -56,8 +59,11 @@ def _unicode() -> bool:
     return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
 
 
-def print_plan(console: Console, spec: SweepSpec, made: Plan) -> None:
-    """A line per arm: what it sweeps, and how many of its trials are in which state."""
+def print_plan(console: Console, spec: SweepSpec, made: Plan, work: SharedWork) -> None:
+    """A line per arm: what it sweeps, and how many of its trials are in which state.
+
+    Below, what trials share, and why some cannot be run.
+    """
     counts = made.counts()
     if spec.question:
         console.print(Text(spec.question, style="italic"))
@@ -80,6 +86,81 @@ def print_plan(console: Console, spec: SweepSpec, made: Plan) -> None:
     asked = sum(len(cell.trials) for cell in made.cells)
     if asked > counts["planned"]:
         console.print(f"{asked - counts['planned']} more are shared between arms and run once")
+    if work.stages:
+        console.print()
+        console.print(_shared(work))
+    lines = infeasible(made)
+    if lines:
+        console.print()
+    for line in lines:
+        console.print(line)
+
+
+def _shared(work: SharedWork) -> Table:
+    """A line per kind of stage: how many pending trials need, and how many are there."""
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("shared work", "needed", "there", "to build", "size"):
+        grid.add_column(name, justify="left" if name == "shared work" else "right")
+    for name in dict.fromkeys(stage.name for stage in work.stages):
+        stages = [stage for stage in work.stages if stage.name == name]
+        there = [stage for stage in stages if stage.exists]
+        size = decimal(sum(stage.size_bytes or 0 for stage in there)) if there else ""
+        numbers = (len(stages), len(there), len(stages) - len(there))
+        grid.add_row(Text(name), *map(str, numbers), size)
+    return grid
+
+
+def infeasible(made: Plan) -> list[Text]:
+    """A line per reason why trials cannot be run, with the cells that it hits."""
+    cells: dict[str, dict[str, None]] = {}
+    reasons = made.infeasible
+    for cell in made.cells if reasons else ():
+        for trial in cell.trials:
+            if trial.id in reasons:
+                cells.setdefault(first_line(reasons[trial.id]), {})[cell.name] = None
+    lines = []
+    for reason, names in cells.items():
+        first = ", ".join(list(names)[:_SHOWN_CELLS])
+        more = len(names) - _SHOWN_CELLS
+        of = f"{first} and {more} more" if more > 0 else first
+        lines.append(Text.assemble(("infeasible: ", "yellow"), f"{of}: {reason}"))
+    if len(lines) > _SHOWN:
+        hidden = len(lines) - _SHOWN
+        return [*lines[:_SHOWN], Text(f"and {hidden} more: hdsweep plan --format json")]
+    return lines
+
+
+def plan_as_json(spec: SweepSpec, made: Plan, work: SharedWork, store: Store) -> dict[str, Any]:
+    """Keys that scripts rely on; documented in the reference."""
+    reasons = made.infeasible
+    named = [
+        (trial.id, {"id": trial.id, "arm": cell.arm, "knobs": dict(cell.knobs), "seed": trial.seed})
+        for cell in made.cells
+        for trial in cell.trials
+    ]
+    return {
+        "sweep": spec.name,
+        "store": str(store.root),
+        "counts": made.counts(),
+        "trials": [name | {"state": made.state[i]} for i, name in named],
+        "stages": [
+            {"name": stage.name, "key": stage.key, "exists": stage.exists,
+             "size_bytes": stage.size_bytes, "trials": stage.trials}
+            for stage in work.stages
+        ],
+        "infeasible": [name | {"reason": reasons[i]} for i, name in named if i in reasons],
+    }  # fmt: skip
+
+
+def print_checks(console: Console, results: Iterable[Mapping[str, Any]]) -> None:
+    """A line per sweep file, and one per warning."""
+    for result in results:
+        if result["ok"]:
+            console.print(Text(f"{result['file']}: ok, {result['trials']} trials"))
+            for told in result["warnings"]:
+                console.print(Text.assemble(("warning: ", "yellow"), told))
+        else:
+            console.print(Text.assemble(("error: ", "red"), str(result["message"])))
 
 
 def _swept(arm: Arm) -> str:
@@ -107,7 +188,7 @@ def warnings(checked: Iterable[Configuration]) -> list[Text]:
 def print_record(console: Console, record: TrialRecord, folder: Path) -> None:
     """Parameters, results, where it ran, and why it failed."""
     trial = record.trial
-    console.print(Text(f"{record.id}  {record.status}  {trial['method']} seed={trial['seed']}"))
+    console.print(Text(f"{record.id}  {record.ending}  {trial['method']} seed={trial['seed']}"))
     source = record.provenance
     git = (source.get("git") or {}).get("commit", "")[:12]
     console.print(
@@ -141,24 +222,36 @@ def counts(
     planned: PlannedSweep, records: Mapping[str, TrialRecord], store: Store
 ) -> dict[str, Any]:
     """Keys that scripts rely on; documented in the reference."""
-    found = Counter(record.status for record in records.values())
+    found = Counter(record.ending for record in records.values())
     total = len(planned.labels())
     return {
         "sweep": planned.name,
         "store": str(store.root),
         "planned": total,
-        **{status: found[status] for status in STATUSES},
+        **{ending: found[ending] for ending in ENDINGS},
         "not_finished": total - len(records),
     }
 
 
+def print_status(
+    console: Console, counted: Mapping[str, Any], bad: Iterable[Mapping[str, str]]
+) -> None:
+    """How many trials ended how, and a line for each that is not ``ok``."""
+    endings = (*ENDINGS, "not_finished")
+    words = [f"{counted[name]} {name.replace('_', ' ')}" for name in endings if counted[name]]
+    console.print(Text(f"{counted['sweep']}: {counted['planned']} trials: {', '.join(words)}"))
+    for entry in bad:
+        first = first_line(entry["message"])
+        console.print(Text(f"  {entry['status']}  {entry['id'][:8]}  {entry['label']}: {first}"))
+
+
 def not_ok(labels: Mapping[str, str], records: Mapping[str, TrialRecord]) -> list[dict[str, str]]:
-    """Id, label, status and message of each trial that ended otherwise than ``ok``."""
+    """Id, label, how it ended and message of each trial that ended otherwise than ``ok``."""
     return [
         {
             "id": i,
             "label": labels[i],
-            "status": record.status,
+            "status": record.ending,
             "message": (record.error or {}).get("message") or "no reason was recorded",
         }
         for i, record in records.items()
@@ -168,12 +261,15 @@ def not_ok(labels: Mapping[str, str], records: Mapping[str, TrialRecord]) -> lis
 
 def advice(labels: Mapping[str, str], records: Mapping[str, TrialRecord], stale: int) -> list[Text]:
     """What is to be said after a run: trials that are not ``ok``, and what to do about them."""
+    # A hole that the data leave comes last: it is no mistake, and running again does not fill it.
+    entries = sorted(not_ok(labels, records), key=lambda entry: entry["status"] == "infeasible")
     bad = [
         f"{entry['status']}  {entry['label']}: {first_line(entry['message'])} "
         f"(hdsweep show {entry['id'][:8]})"
-        for entry in not_ok(labels, records)
+        for entry in entries
     ]
-    again = "--rerun failed or --rerun diverged runs those again" if bad else ""
+    mendable = any(entry["status"] != "infeasible" for entry in entries)
+    again = "--rerun failed or --rerun diverged runs those again" if mendable else ""
     missing = [name for trial_id, name in labels.items() if trial_id not in records]
     bad += [f"not finished  {name}: run the same command again" for name in missing]
     lines = [Text(line, style="red") for line in bad[:_SHOWN]]

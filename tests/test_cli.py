@@ -322,7 +322,7 @@ def test_the_schema_accepts_the_published_sweeps_and_refuses_a_misspelling(invok
         sweep = yaml.load(path.read_text(), Loader=_numbers())
         assert list(validator.iter_errors(sweep)) == [], path
         arm = next(iter(sweep["arms"]))
-        sweep["arms"][arm] = {"q_percnt": 3}
+        sweep["arms"][arm] = {**(sweep["arms"][arm] or {}), "q_percnt": 3}
         assert list(validator.iter_errors(sweep)) != [], path
 
 

@@ -18,7 +18,6 @@ import signal
 import socket
 import sys
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Any
 
 from hdsweep.errors import DataChanged, HdsweepError, StoreError
 from hdsweep.execute import Job, Listener, origin_of, run_trial, thread_environment
+from hdsweep.queue import Queue
 from hdsweep.store import Store
 from hdsweep.trial import Trial, TrialRecord
 
@@ -102,22 +102,32 @@ def _ended(_signum: int, _frame: object) -> None:
 
 
 class _Planned(Searcher):  # type: ignore[misc]
-    """Hands out the planned trials in their order."""
+    """Hands out the planned trials, those first that need not wait for another's stage."""
 
-    def __init__(self, configs: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, jobs: Sequence[Job], store: Store) -> None:
         super().__init__(metric="done", mode="max")
-        self._waiting = deque(configs)
+        self._queue = Queue(jobs, store.root)
+        self._running: dict[str, Job] = {}  # by Tune's own ids
+        self._store = str(store.root)
+        self._origins = {job.trial.method: origin_of(job) for job in jobs}
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles what it is given in case of a restore; there is none
 
     def suggest(self, trial_id: str) -> Any:
-        return self._waiting.popleft() if self._waiting else Searcher.FINISHED
+        job = self._queue.next()
+        if job is None:
+            return Searcher.FINISHED
+        self._running[trial_id] = job
+        origin = self._origins[job.trial.method]
+        return {"job": _job_json(job), "store": self._store, "origin": origin}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Nothing: what happened is in the store."""
+        """Another may build what it was building; what happened is in the store."""
+        if trial_id in self._running:
+            self._queue.finished(self._running.pop(trial_id))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the plan is made anew from the store."""
@@ -170,7 +180,7 @@ def launch(
     """Run ``jobs`` on Ray until each has a record or has lost its worker too often.
 
     Args:
-        jobs: In the order in which they are to start.
+        jobs: In the order in which they are to start, but for those that would wait for a stage.
         store: Readable and writable under the same path on every node.
         listener: Told what happens.
         cluster: Where to run.
@@ -211,11 +221,6 @@ def _is_done(job: Job, before: Mapping[str, TrialRecord], now: Mapping[str, Tria
 
 
 def _fit(jobs: Sequence[Job], store: Store, listener: Listener) -> None:
-    origins = {job.trial.method: origin_of(job) for job in jobs}
-    configs = [
-        {"job": _job_json(job), "store": str(store.root), "origin": origins[job.trial.method]}
-        for job in jobs
-    ]
     one = jobs[0]
     watcher = _Watcher({job.trial.id: job for job in jobs}, store, listener)
     names = {job.trial.id: job.label for job in jobs}
@@ -223,8 +228,8 @@ def _fit(jobs: Sequence[Job], store: Store, listener: Listener) -> None:
         tuner = tune.Tuner(
             tune.with_resources(_Worker, {"cpu": one.threads, "gpu": one.gpus}),
             tune_config=tune.TuneConfig(
-                search_alg=_Planned(configs),
-                num_samples=len(configs),
+                search_alg=_Planned(jobs, store),
+                num_samples=len(jobs),
                 max_concurrent_trials=_capacity(one) + 1,  # one waits, so that no GPU idles
                 reuse_actors=True,
                 trial_name_creator=lambda trial: names[_id_of(trial)],
@@ -248,7 +253,8 @@ def _fit(jobs: Sequence[Job], store: Store, listener: Listener) -> None:
 
 
 def _job_json(job: Job) -> dict[str, Any]:
-    return {f.name: getattr(job, f.name) for f in fields(job)} | {"trial": job.trial.to_json()}
+    value = {f.name: getattr(job, f.name) for f in fields(job)}
+    return value | {"trial": job.trial.to_json(), "stages": ()}  # a worker has no use for them
 
 
 def _job(value: Mapping[str, Any]) -> Job:

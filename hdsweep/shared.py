@@ -1,0 +1,134 @@
+"""What a plan's trials share: the stages they ask for, and which of them are there already.
+
+Asked of pending trials only, and never of methods that declare no stage. What is asked for while a
+stage is built counts as long as that stage is missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from hdsweep.context import key_of
+from hdsweep.identity import canonical_json
+from hdsweep.method import Data, Stage, load_method
+from hdsweep.plan import Plan, State, declares, validated
+from hdsweep.stages import folder_of
+from hdsweep.store import Store
+from hdsweep.trial import Trial
+
+
+@dataclass(frozen=True, slots=True)
+class SharedStage:
+    """A stage that pending trials need.
+
+    Args:
+        name: As in ``features``.
+        key: 20 hex digits.
+        folder: Where it is or will be, below the store, ``stages/<name>/<key>``.
+        exists: Whether it is there.
+        size_bytes: Of all its files; None where that is not known.
+        trials: How many pending trials use it.
+    """
+
+    name: str
+    key: str
+    folder: str
+    exists: bool
+    size_bytes: int | None
+    trials: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SharedWork:
+    """What the pending trials of a plan share.
+
+    Args:
+        stages: Each once, what a stage needs for being built before it.
+        folders: Trial id -> folders of its stages, below the store, in the order in which they are
+            asked for or built; trials without any are left out.
+    """
+
+    stages: tuple[SharedStage, ...] = ()
+    folders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def shared_work(plan: Plan, data: Data, store: Store, rerun: Collection[State] = ()) -> SharedWork:
+    """Look up what the pending trials of a plan share.
+
+    Args:
+        plan: Of which the methods are asked.
+        data: As loaded.
+        store: Where the stages are.
+        rerun: Finished trials that are pending too, as of ``Plan.pending``.
+    """
+    methods = {name: load_method(name) for name in {cell.trials[0].method for cell in plan.cells}}
+    if not any(declares(method, "stages") for method in methods.values()):
+        return SharedWork()
+    waiting = {trial.id for _, trial in plan.pending(rerun)}
+    look = _Look(store.root)
+    folders: dict[str, tuple[str, ...]] = {}
+    for cell in plan.cells:
+        method = methods[cell.trials[0].method]
+        pending = [t for t in cell.trials if t.id in waiting and t.id not in folders]
+        if not pending or not declares(method, "stages"):
+            continue
+        params = validated(method, pending[0])
+        before: list[Stage] = []
+        same: tuple[str, ...] = ()
+        for trial in pending:
+            asked = list(method.stages(params, data, trial.seed))
+            if asked != before:  # most are the same for every seed
+                before, same = asked, look.folders(asked, trial)
+            if same:
+                folders[trial.id] = same
+    uses = Counter(folder for of_trial in folders.values() for folder in of_trial)
+    stages = (replace(look.found[folder], trials=n) for folder, n in uses.items())
+    return SharedWork(tuple(stages), folders)
+
+
+class _Look:
+    """What is known of stages: each is named and looked for once."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._named: dict[tuple[object, ...], str] = {}
+        self.found: dict[str, SharedStage] = {}
+
+    def folders(self, asked: Sequence[Stage], trial: Trial) -> tuple[str, ...]:
+        """Folders of stages, each after those that it needs for being built."""
+        folders: dict[str, None] = {}
+
+        def add(stage: Stage) -> None:
+            folder = self._folder(stage, trial)
+            if folder not in folders:
+                for need in () if self.found[folder].exists else stage.needs:
+                    add(need)
+                folders[folder] = None
+
+        for stage in asked:
+            add(stage)
+        return tuple(folders)
+
+    def _folder(self, stage: Stage, trial: Trial) -> str:
+        inputs = canonical_json(stage.inputs)
+        name = (stage.name, stage.version, inputs, stage.code, trial.fingerprint)
+        if name not in self._named:
+            key = key_of(stage, trial.data_name, trial.fingerprint)
+            folder = str(folder_of(Path(), stage, key))
+            exists, size_bytes = _look_at(self._root / folder)
+            self._named[name] = folder
+            self.found[folder] = SharedStage(stage.name, key, folder, exists, size_bytes)
+        return self._named[name]
+
+
+def _look_at(folder: Path) -> tuple[bool, int | None]:
+    if not folder.is_dir():
+        return False, None
+    try:
+        return True, int(json.loads((folder / "stage.json").read_bytes())["size_bytes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return True, None  # damaged or removed meanwhile
