@@ -104,6 +104,17 @@ SHORT: dict[str, dict[str, object]] = {  # schedules that end before training do
 }
 VALIDATED = {"validation": "from_test", "validate_every": 3, "validation_percent": 50}
 
+PATCHES: dict[str, object] = {
+    "encoder": "resnet18",
+    "weights": "random",
+    "resize": [32, 48],
+    "crop": None,
+    "pretrain_embed_dimension": 32,
+    "target_embed_dimension": 32,
+    "coreset_percent": 40,
+}
+IVFPQ: dict[str, object] = {"nbits": 4, "m": 8, "n_clusters": 2, "score_rule": "max_nn"}
+
 METHODS: dict[str, Settings] = {
     "dinomaly": Settings(
         small={
@@ -113,6 +124,17 @@ METHODS: dict[str, Settings] = {
             "validation": DINOMALY | VALIDATED,
         },
         shares_stages=tuple(VARIANTS),
+    ),
+    "noising": Settings(small={"as_published": PATCHES}, trained=False),
+    "patchcore": Settings(
+        small={
+            "softmax_k9": PATCHES,
+            "ivfpq": PATCHES | IVFPQ | {"nprobe": 2},
+            "variance": PATCHES | {"coreset": "variance_k_center", "layers": "high"},
+            "random_joint": PATCHES | {"coreset": "random", "memory_bank": "joint"},
+            "transformer": PATCHES | ENCODER,
+        },
+        trained=False,
     ),
 }
 

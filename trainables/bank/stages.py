@@ -2,25 +2,26 @@
 
 Greedy selection is nested: the bank of 1 % is the start of the bank of 10 % of the same seed. So
 the order in which patches are chosen is kept, cut into rungs of a ladder, each of which goes on
-where the one below ends: one greedy run serves every ratio, and none runs further than asked.
+where the one below ends: one greedy run serves every ratio, and runs little further than asked.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from hdsweep.identity import canonical_json, digest
 from hdsweep.method import Data, Stage
 from trainables.bank import BankParams
+from trainables.encoders.patches import PatchParams
 from trainables.encoders.stages import features_stage
 
-LADDER = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0)  # percent; published ratios
+LADDER = (0.1, 0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0)  # percent; the published ratios
 
 _CODE = "trainables.bank"
 _ORDER_VERSION = 1
 _BANK_VERSION = 1
-
-
-def order_stage(params: BankParams, data: Data, sources: tuple[str, ...], seed: int) -> Stage:
-    """The order in which patches of some groups are chosen, up to a rung of the ladder."""
-    return _rung(params, data, sources, seed, rung_of(params.coreset_percent))
 
 
 def rung_of(percent: float) -> int:
@@ -28,27 +29,86 @@ def rung_of(percent: float) -> int:
     return next(n for n, top in enumerate(LADDER) if percent <= top)
 
 
-def _rung(params: BankParams, data: Data, sources: tuple[str, ...], seed: int, rung: int) -> Stage:
-    features = tuple(features_stage(params, data, "train", group) for group in sources)
-    below = (_rung(params, data, sources, seed, rung - 1),) if rung else ()
-    inputs = {
-        "features": [dict(stage.inputs) for stage in features],
-        "coreset": params.coreset,
-        "percent": LADDER[rung],
-        "seed": seed,
-    }
-    return Stage("coreset", _ORDER_VERSION, inputs, _CODE, (*features, *below))
+def order_stage(params: BankParams, data: Data, sources: tuple[str, ...], seed: int) -> Stage:
+    """The greedy order in which patches of some groups are chosen, as far as ``params`` asks."""
+    return rung_stages(params, data, sources, seed)[-1]
+
+
+def rung_stages(
+    params: BankParams, data: Data, sources: tuple[str, ...], seed: int
+) -> tuple[Stage, ...]:
+    """The rungs of the ladder up to the one that ``params`` asks for, the lowest first."""
+    return _rungs(params, _features(params, data, sources), seed)
 
 
 def bank_stage(params: BankParams, data: Data, sources: tuple[str, ...], seed: int) -> Stage:
     """The vectors of a bank."""
-    order = order_stage(params, data, sources, seed)
-    features = tuple(features_stage(params, data, "train", group) for group in sources)
-    inputs = {
-        "features": [dict(stage.inputs) for stage in features],
+    features = _features(params, data, sources)
+    order = () if params.coreset == "random" else _rungs(params, features, seed)[-1:]
+    inputs = _chosen_from(params, features, seed) | {"coreset_percent": params.coreset_percent}
+    stages = tuple(one.stage for one in features)
+    return Stage("bank", _BANK_VERSION, inputs, _CODE, (*stages, *order))
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """Features of a group's training images.
+
+    Args:
+        stage: Of them.
+        name: A digest that says in few characters what the stage's inputs say in many.
+    """
+
+    stage: Stage
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What features are asked for, told apart by what they depend on: a plan asks very often.
+
+    Args:
+        params: Of the encoder, more besides.
+        data: The items; those in memory, not their content, tell one from another.
+        content: All that determines features of given images.
+        place: Of ``data`` in memory, where this keeps it.
+    """
+
+    params: PatchParams = field(compare=False)
+    data: Data = field(compare=False)
+    content: bytes
+    place: int
+
+
+@lru_cache(maxsize=512)
+def _named(asked: _Asked, group: str) -> _Named:
+    stage = features_stage(asked.params, asked.data, "train", group)
+    return _Named(stage, digest({"version": stage.version, "inputs": stage.inputs}))
+
+
+def _features(params: BankParams, data: Data, sources: tuple[str, ...]) -> tuple[_Named, ...]:
+    everything = params.identity()
+    content = canonical_json({name: everything[name] for name in PatchParams.model_fields})
+    asked = _Asked(params, data, content, id(data))
+    return tuple(_named(asked, group) for group in sources)
+
+
+def _rungs(params: BankParams, features: Sequence[_Named], seed: int) -> tuple[Stage, ...]:
+    inputs = _chosen_from(params, features, seed)
+    stages = tuple(one.stage for one in features)
+    found: tuple[Stage, ...] = ()
+    for percent in LADDER[: rung_of(params.coreset_percent) + 1]:
+        needs = (*stages, *found[-1:])
+        stage = Stage("coreset", _ORDER_VERSION, inputs | {"percent": percent}, _CODE, needs)
+        found = (*found, stage)
+    return found
+
+
+def _chosen_from(params: BankParams, features: Sequence[_Named], seed: int) -> dict[str, object]:
+    return {
+        "encoder": params.encoder,  # these two for people; the digest says them too
+        "groups": [one.stage.inputs["group"] for one in features],
+        "features": digest([one.name for one in features]),
         "coreset": params.coreset,
-        "coreset_percent": params.coreset_percent,
         "seed": seed,
     }
-    needs = features if params.coreset == "random" else (order, *features)
-    return Stage("bank", _BANK_VERSION, inputs, _CODE, needs)
