@@ -99,6 +99,11 @@ class Context:
             if key not in self._held:
                 stages.offer(self._stage_root, stage, key, checked)
 
+    def has(self, stage: Stage) -> bool:
+        """Whether a stage is there already."""
+        key = key_of(stage, self.trial.data_name, self.trial.fingerprint)
+        return key in self._held or stages.is_whole(stages.folder_of(self._stage_root, stage, key))
+
     def alone(self) -> AbstractContextManager[bool]:
         """Time in which no other trial computes on this machine."""
         return self.machine.alone()
@@ -150,7 +155,8 @@ class Context:
         whole = _checkpoints(self._folder / "checkpoint")
         if not whole:
             return None
-        self.close()  # of a method that has reported before it asks
+        if self._curve is not None:
+            self._curve.close()  # of a method that has reported before it asks
         step = int(whole[-1].name)
         self._curve = Curve(self._folder, self._began_s, self.log, last_step=step)
         self.log.info("continues from step %d", step)

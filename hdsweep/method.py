@@ -264,6 +264,9 @@ class TrialContext(Protocol):
             wanted: Stages that do not need each other, as for ``stage``.
         """
 
+    def has(self, stage: Stage) -> bool:
+        """Whether a stage is there already, so that what only it needs is not asked for."""
+
     def alone(self) -> AbstractContextManager[bool]:
         """Time in which no other trial of this user computes on this machine, to measure in.
 

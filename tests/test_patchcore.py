@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,20 @@ def test_one_index_serves_every_nprobe(tmp_path: Path, data: Data) -> None:
     assert sorted(set(built)) == ["bank", "coreset", "features", "index"]
     assert built.count("index") == built.count("bank") == 2  # one per category
     assert built.count("features") == 4
+
+
+def test_a_bank_that_is_there_asks_for_nothing_that_it_was_made_of(
+    tmp_path: Path, data: Data
+) -> None:
+    run(tmp_path, data)
+    for name in ("coreset", "features"):
+        for note in tmp_path.glob(f"stages/{name}/*/stage.json"):
+            if name == "coreset" or '"train"' in note.read_text():
+                shutil.rmtree(note.parent)
+    context = Lent(tmp_path, 1)
+    METHOD.run(params(score_rule="max_nn"), data, context)
+    context.close()
+    assert context.built == []
 
 
 def test_one_greedy_run_serves_every_ratio(tmp_path: Path, data: Data) -> None:

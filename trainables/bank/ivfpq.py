@@ -20,7 +20,7 @@ from trainables.bank import why_infeasible
 from trainables.bank.neighbours import threads_of_faiss
 
 _QUERIES = 4096  # compared at once
-_VECTORS = 2**16  # added at once
+_TABLE = 2**26  # distances of parts of vectors to codes that are in memory at once
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
@@ -63,8 +63,9 @@ def build(
             clustering.min_points_per_centroid = 1  # else it warns below 39
         with threads_of_faiss(threads):
             index.train(whole)
-            for start in range(0, count, _VECTORS):
-                index.add(whole[start : start + _VECTORS])
+            step = max(1024, _TABLE // (m * 2**nbits))
+            for start in range(0, count, step):
+                index.add(whole[start : start + step])
     except RuntimeError as error:
         raise Infeasible(
             f"FAISS cannot compress {count:,} vectors of dimension {dimension} with nbits {nbits}, "

@@ -73,12 +73,15 @@ class Bank:
 
         All of one kind of work before the next: who shares it finds something to do meanwhile.
         """
-        banks = list(dict.fromkeys(self._sources(group) for group in groups))
+        each = dict.fromkeys(self._sources(group) for group in groups)
+        # Of a bank that is there, what it was made of may have been trimmed from the cache.
+        banks = [sources for sources in each if not self._context.has(self._bank(sources)[0])]
         images = dict.fromkeys(source for sources in banks for source in sources)
         self._features.prepare([("train", source) for source in images])
         if self._params.coreset != "random":
             ladders = [self._rungs(sources) for sources in banks]
-            for level in zip(*ladders, strict=True):
+            missing = [one for one in ladders if not self._context.has(one[-1][0])]
+            for level in zip(*missing, strict=True):
                 self._context.prepare(level)
         self._context.prepare([self._bank(sources) for sources in banks])
         self._projected.clear()
