@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-ALONE_WAIT_S = 600.0  # a neighbour may train for hours; then the measurement says that it was there
+ALONE_WAIT_S = 120.0  # new trials wait too; a neighbour that trains for hours is told of instead
 _POLL_S = 0.05
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 

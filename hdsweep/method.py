@@ -271,7 +271,7 @@ class TrialContext(Protocol):
         """Time in which no other trial of this user computes on this machine, to measure in.
 
         Others finish first, and none starts meanwhile, so what is inside should be short. Gives
-        False instead of True when a neighbour has not finished within ten minutes.
+        False instead of True when a neighbour has not finished within two minutes.
         """
 
     def checkpoint(self, step: int, save: Callable[[Path], None]) -> None:
