@@ -157,7 +157,7 @@ def run(
                     console.print(line)
                 _launch(jobs, plan, spec, opened, console, inline, address, gpus, cpus)
             else:
-                console.print(f"{spec.name}: all {len(labels)} trials are finished, nothing to run")
+                console.print(f"{spec.name}: {views.nothing_to_run(plan)}")
         # Of a sweep that had nothing left to run, the plan knows all but what went wrong.
         whole = jobs or format is Format.json
         asked = {i: name for i, name in labels.items() if whole or plan.state[i] not in _GOOD}

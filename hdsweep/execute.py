@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,7 +137,12 @@ def run_trial(
         standing = store.record(job.trial.id)
         if standing is not None and standing.status == "ok" and not job.rerun:
             return standing
-        return _run(job, store, origin, capture, checkpoint_interval_s)
+        try:
+            return _run(job, store, origin, capture, checkpoint_interval_s)
+        except OSError as error:
+            if error.errno in _STORAGE:
+                raise _no_room(store, error) from None
+            raise
 
 
 def _run(
@@ -155,26 +160,27 @@ def _run(
     except OSError as error:
         raise StoreError(f"no scratch folder can be made: {error.strerror}") from None
     method = load_method(trial.method)
-    device = _device(method, job)
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         log = stack.enter_context(_log(folder, capture))
-        stack.enter_context(threadpool_limits(job.threads))
+        log.info("%s: starts when no other trial is being measured here", job.label)
         machine = Machine()
+        stack.enter_context(machine.computing())
+        device = _device(method, job)  # loads torch, which is seconds of work too
+        stack.enter_context(threadpool_limits(job.threads))
         context = Context(
             trial, job.threads, store, device, scratch, log, checkpoint_interval_s,
             machine=machine, share=job.share,
         )  # fmt: skip
         stack.callback(context.close)
-        stack.enter_context(machine.computing())
         started, began = datetime.now(UTC), time.monotonic()
-        log.info("%s on %s, %d threads", job.label, device, job.threads)
+        log.info("on %s, %d threads", device, job.threads)
         status, found = _attempt(method, trial, context)
         wall_s = round(time.monotonic() - began, 3)
         log.info("%s after %.1f s", status, wall_s)
-    record = _record(job, status, found, origin, device, started, wall_s)
-    record = store.put(record, replace=job.rerun)
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+        record = _record(job, status, found, origin, device, started, wall_s)
+        record = store.put(record, replace=job.rerun)
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return record
 
 
@@ -251,14 +257,17 @@ def _attempt(method: Method, trial: Trial, context: Context) -> tuple[Status, di
         return "failed", _note(kind, error, trace=False)
     except (Exception, SystemExit, GeneratorExit) as error:
         if isinstance(error, OSError) and error.errno in _STORAGE:
-            where = error.filename or context.store.root
-            raise StoreError(
-                f"{where}: {error.strerror}; free space and run the same command again, finished "
-                "trials are kept"
-            ) from None
+            raise _no_room(context.store, error) from None
         context.log.exception("failed: %s", error)
         kind = "memory" if _is_out_of_memory(error) else "method"
         return "failed", _note(kind, error, trace=True)
+
+
+def _no_room(store: Store, error: OSError) -> StoreError:
+    return StoreError(
+        f"{error.filename or store.root}: {error.strerror}; free space and run the same command "
+        "again, finished trials are kept"
+    )
 
 
 def _same_data(dataset: Dataset, params: Any, trial: Trial) -> None:
@@ -405,6 +414,13 @@ def _seed(seed: int, method: Method, threads: int) -> None:
         torch.backends.cudnn.benchmark = False
 
 
+class _Lines(logging.StreamHandler[TextIO]):
+    """Lines of a log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Nothing: a full disk is told once, by what must be written, and not line by line."""
+
+
 @contextlib.contextmanager
 def _log(folder: Path, capture: bool) -> Iterator[logging.Logger]:
     """A logger that writes ``log.txt`` anew, and what is printed with it when asked to."""
@@ -412,7 +428,7 @@ def _log(folder: Path, capture: bool) -> Iterator[logging.Logger]:
     path.unlink(missing_ok=True)  # a dying attempt may still hold the old file; let it
     opened = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
     with opened as file, contextlib.ExitStack() as stack:
-        handler = logging.StreamHandler(file)
+        handler = _Lines(file)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log = logging.Logger(f"hdsweep.trial.{folder.name}", logging.INFO)
         log.addHandler(handler)

@@ -4,6 +4,11 @@ A latency that was measured beside a neighbour is not a latency. So a trial that
 shared lock on a file of this machine, and one that measures waits until it can hold the lock alone;
 meanwhile no further trial starts. A trial that only waits is nobody's neighbour and lets go.
 
+Nobody waits for ever. Who measures gives up on a neighbour after ALONE_WAIT_S and leaves a note,
+so that others try for BRIEF_WAIT_S only, until one of them was alone again: beside a training of a
+day, a sweep loses seconds a trial. Who wants to compute goes ahead after ENTER_WAIT_S: a process
+that was stopped while it measured must not hold up all others.
+
 The locks are the operating system's: whatever is killed, lets go. Other users' processes, and those
 that are not of hdsweep, are not seen.
 """
@@ -20,7 +25,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-ALONE_WAIT_S = 120.0  # new trials wait too; a neighbour that trains for hours is told of instead
+ALONE_WAIT_S = 120.0
+BRIEF_WAIT_S = 5.0
+ENTER_WAIT_S = 2 * ALONE_WAIT_S  # more than one that is alive measures, waiting included
 _POLL_S = 0.05
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -64,7 +71,7 @@ class Machine:
         """Wait until no other trial computes here, and keep new ones waiting.
 
         Args:
-            wait_s: How long to wait, at most.
+            wait_s: How long to wait, at most; less where others have waited in vain.
 
         Yields:
             Whether this process is alone; False when a neighbour has not finished in time, and
@@ -77,7 +84,7 @@ class Machine:
         with self._opened():
             self._leave()
             try:
-                self._alone = self._shut_out(time.monotonic() + wait_s)
+                self._alone = self._shut_out_within(wait_s)
                 if not self._alone:
                     self._enter()  # what is measured beside a neighbour still is one to others
                 yield self._alone
@@ -106,10 +113,9 @@ class Machine:
     def _enter(self) -> None:
         if self._handles is not None:
             gate, busy = self._handles
-            fcntl.flock(gate, fcntl.LOCK_EX)
+            until = time.monotonic() + ENTER_WAIT_S
             try:
-                fcntl.flock(busy, fcntl.LOCK_SH)
-                self._computes = True
+                self._computes = _lock_by(gate, until) and _lock_by(busy, until, fcntl.LOCK_SH)
             finally:
                 self._open_gate()
 
@@ -117,6 +123,20 @@ class Machine:
         self._computes = False
         if self._handles is not None:
             fcntl.flock(self._handles[1], fcntl.LOCK_UN)
+
+    def _shut_out_within(self, wait_s: float) -> bool:
+        """As ``_shut_out``; briefly where that was in vain the last time."""
+        if self._handles is None:
+            return False
+        note = self._folder / "in-vain"
+        limit = min(wait_s, BRIEF_WAIT_S) if note.exists() else wait_s
+        found = self._shut_out(time.monotonic() + limit)
+        with contextlib.suppress(OSError):
+            if found:
+                note.unlink(missing_ok=True)
+            else:
+                note.touch()
+        return found
 
     def _shut_out(self, until: float) -> bool:
         """Whether nobody computes, and nobody can start to; False when that took too long."""
@@ -166,10 +186,10 @@ def _open(folder: Path) -> tuple[int, int] | None:
     return gate, busy
 
 
-def _lock_by(handle: int, until: float) -> bool:
+def _lock_by(handle: int, until: float, how: int = fcntl.LOCK_EX) -> bool:
     while True:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, how | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= until:
                 return False

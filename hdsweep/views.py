@@ -130,6 +130,14 @@ def infeasible(made: Plan) -> list[Text]:
     return lines
 
 
+def nothing_to_run(made: Plan) -> str:
+    """Why a plan has no pending trials."""
+    total, holes = len(made.state), made.counts()["infeasible"]
+    if not holes:
+        return f"all {total} trials are finished, nothing to run"
+    return f"{total - holes} of {total} trials are finished, {holes} infeasible, nothing to run"
+
+
 def plan_as_json(spec: SweepSpec, made: Plan, work: SharedWork, store: Store) -> dict[str, Any]:
     """Keys that scripts rely on; documented in the reference."""
     reasons = made.infeasible

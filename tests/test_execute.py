@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ from hdsweep.data import fingerprint, make_if_absent
 from hdsweep.errors import DataChanged, StoreError
 from hdsweep.execute import Job, origin_of, run_trial
 from hdsweep.identity import digest
+from hdsweep.machine import Machine
 from hdsweep.method import load_dataset, load_method
 from hdsweep.store import Store
 from hdsweep.trial import Trial, TrialRecord
@@ -304,3 +309,44 @@ def test_a_trial_of_another_source_does_not_get_the_stage_of_the_old_one(
     again = hdsweep("run", sweep, "--inline", "--rerun", "stale")
     assert again.returncode == 0, again.stderr
     assert stages() == 2
+
+
+def test_a_trial_that_waits_for_a_measurement_says_so_in_its_log(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    log = run.store.trial_dir(run.planned().id) / "log.txt"
+    measuring = Machine()
+    with ThreadPoolExecutor(1) as other, measuring.computing(), measuring.alone() as alone:
+        assert alone
+        trial = other.submit(run)
+        while not log.exists() or not log.read_text():
+            time.sleep(0.01)
+        time.sleep(0.2)
+        assert "starts when no other trial is being measured here" in log.read_text()
+        assert "1 threads" not in log.read_text()
+        assert not trial.done()
+    assert trial.result().status == "ok"
+    assert "1 threads" in log.read_text()
+
+
+def test_a_log_that_finds_the_disk_full_ends_in_one_message(
+    run: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "results"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no filesystem can be mounted here")
+    try:
+        trial = run.planned()
+        with run.store.running(trial.id):
+            pass  # its folder is there
+        with pytest.raises(OSError, match="No space left"), (place / "filler").open("wb") as file:
+            file.write(bytes(2 << 20))
+        with pytest.raises(StoreError, match="No space left on device; free space and run"):
+            run.job(trial)
+        assert "Traceback" not in capfd.readouterr().err
+        assert run.store.record(trial.id) is None
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)

@@ -72,6 +72,7 @@ def test_the_rest_runs_and_the_hole_is_recorded_once(
     for options in ((), ("--rerun", "failed")):
         again = hdsweep("run", "chained.yaml", "--format", "json", *options)  # nor is Ray started
         assert (again.returncode, read(again)["ran"]) == (1, 0)
+        assert "4 of 8 trials are finished, 4 infeasible, nothing to run" in again.stderr
         assert records(tmp_path / "results") == before
     text = hdsweep("plan", "chained.yaml").stdout
     assert "8 trials: 4 cached, 4 infeasible" in text

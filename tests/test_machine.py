@@ -308,6 +308,35 @@ def test_an_interrupt_while_waiting_lets_go(live: Live, tmp_path: Path) -> None:
         assert alone
 
 
+def test_after_a_wait_in_vain_others_try_briefly_until_one_was_alone(
+    live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second would wait an hour, far beyond this test's patience."""
+    monkeypatch.setattr("hdsweep.machine.BRIEF_WAIT_S", 0.05)
+    neighbour = live("with machine.computing(): log('compute'); wait_for('go')")
+    until((tmp_path / "log").exists)
+    with Machine(tmp_path / "locks").alone(wait_s=0) as alone:
+        assert not alone
+    with Machine(tmp_path / "locks").alone(wait_s=3600) as alone:
+        assert not alone
+    (tmp_path / "go").touch()
+    ends_well(neighbour)
+    with Machine(tmp_path / "locks").alone(wait_s=3600) as alone:
+        assert alone
+    assert sorted(p.name for p in (tmp_path / "locks").iterdir()) == ["busy", "gate"]
+
+
+def test_a_process_that_is_stopped_while_it_measures_holds_nobody_up_for_ever(
+    live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hdsweep.machine.ENTER_WAIT_S", 0.2)
+    stopped = live("with machine.alone(): log('measure'); time.sleep(3600)")
+    until((tmp_path / "log").exists)
+    stopped.send_signal(signal.SIGSTOP)
+    with Machine(tmp_path / "locks").computing():
+        pass
+
+
 # --- Where the locks are --------------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from trainables.bank.memory import Bank
 
-from hdsweep.method import Data, Outcome, load_dataset
+from hdsweep.method import Data, Outcome, Stage, load_dataset
 from tests.lending import Lent
+from trainables.bank.memory import Bank
 from trainables.encoders.features import PatchFeatures
 from trainables.noising import METHOD, Params, Proposer, Scale, infeasible, influence, most
 
@@ -187,6 +189,29 @@ def test_it_shares_the_bank_of_patchcore(tmp_path: Path, data: Data) -> None:
     METHOD.run(params(), data, other)
     other.close()
     assert (before > 0, other.built) == (True, [])
+
+
+@pytest.mark.parametrize("coreset", ["k_center", "random"])
+def test_what_is_declared_is_asked_for_where_the_bank_is_there(
+    tmp_path: Path, data: Data, coreset: str
+) -> None:
+    """The scales are of training patches, so a kept bank is not all that is needed."""
+    run(tmp_path, data, coreset=coreset)
+    for name in ("features", "coreset"):
+        shutil.rmtree(tmp_path / "stages" / name, ignore_errors=True)
+    context = Lent(tmp_path, 1)
+    METHOD.run(params(coreset=coreset), data, context)
+    context.close()
+    declared = METHOD.stages(params(coreset=coreset), data, 1)
+    asked = {repr((s.name, s.inputs)) for s in declared if s.name != "bank"}
+    steps = {repr((n.name, n.inputs)) for s in declared for n in walked(s) if s.name == "coreset"}
+    assert {repr((s.name, s.inputs)) for s in context.made} == asked | steps
+
+
+def walked(stage: Stage) -> Iterator[Stage]:
+    for need in stage.needs:
+        yield from walked(need)
+    yield stage
 
 
 @pytest.mark.parametrize(

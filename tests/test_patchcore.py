@@ -25,6 +25,7 @@ from trainables.bank.memory import Bank
 from trainables.encoders.features import PatchFeatures
 from trainables.patchcore import METHOD, Params, infeasible, stages
 from trainables.patchcore.index import Exact, open_index
+from trainables.patchcore.latency import in_turn
 from trainables.patchcore.scoring import score_images
 
 SMALL: dict[str, Any] = {
@@ -251,7 +252,7 @@ def test_latency_memory_and_speed_up_are_measured(tmp_path: Path, data: Data) ->
     exact = run(tmp_path, data).scalars
     small = run(tmp_path, data, **IVFPQ).scalars
     for found in (exact, small):
-        assert found.keys() <= set(METHOD.scalars)
+        assert found.keys() == set(METHOD.scalars)
         assert found["latency_ms"] > found["search_ms"] > 0
         assert (found["threads"], found["measured_alone"]) == (1, 1)
     files = tmp_path.glob("stages/index/*/index.faiss")
@@ -267,6 +268,21 @@ def test_a_bank_that_groups_share_is_counted_once(tmp_path: Path, data: Data) ->
     own, joint = (run(tmp_path, data, memory_bank=kind).scalars for kind in ("own", "joint"))
     assert own["bank_vectors"] == joint["bank_vectors"]
     assert len(one_per_bank(params(memory_bank="joint"), data)) == 1
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_very_few_images_are_timed_too(tmp_path: Path, data: Data, images: int) -> None:
+    few = Data(data.train, data.test[:images], data.groups, data.read, data.read_mask)
+    assert run(tmp_path, few).scalars["latency_ms"] > 0
+
+
+def test_images_of_every_group_are_timed_first(data: Data) -> None:
+    """Where time runs short, only the first are."""
+    small = [item for item in data.test if item.group == "wood"][:1]
+    uneven = [*(item for item in data.test if item.group == "bottle"), *small]
+    found = in_turn(uneven, 4)
+    assert [item.group for item in found] == ["bottle", "wood", "bottle"]
+    assert len(set(in_turn(data.test, 100))) == len(data.test)
 
 
 # --- Banks across groups --------------------------------------------------------------------------
@@ -329,8 +345,8 @@ def test_what_shows_only_in_the_trial_is_infeasible_there(tmp_path: Path, data: 
         ({"n_clusters": 8}, "n_clusters"),
         ({"m": 8}, "exact' does not use m"),
         ({"nbits": 4, "n_clusters": 4, "nprobe": 5}, "nprobe 5 is more than the 4 cells"),
-        ({"nbits": "eight"}, "nbits"),
-        ({"nbits": 25}, "nbits"),
+        ({"nbits": "eight"}, "write 'exact' or a whole number from 1 to 24"),
+        ({"nbits": 25}, "write 'exact' or a whole number from 1 to 24"),
         ({"layers": "low"}, "layers"),
     ],
 )
@@ -338,6 +354,27 @@ def test_knobs_that_do_nothing_or_cannot_be_are_refused(knobs: dict[str, Any], t
     with pytest.raises(ValidationError) as raised:
         params(**knobs)
     assert told in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("index.faiss", b""),
+        ("index.faiss", b"IwPQ and no more"),
+        ("built.json", b"{}"),
+        ("built.json", b"[]"),
+        ("built.json", b"{"),
+    ],
+)
+def test_a_damaged_index_is_told_in_plain_words(
+    tmp_path: Path, data: Data, file: str, content: bytes
+) -> None:
+    run(tmp_path, data, **IVFPQ)
+    for path in tmp_path.glob(f"stages/index/*/{file}"):
+        path.write_bytes(content)
+    with pytest.raises(MethodError, match="the index kept there is damaged") as raised:
+        run(tmp_path, data, **IVFPQ)
+    assert "faiss::" not in str(raised.value)
 
 
 # --- What is declared -----------------------------------------------------------------------------

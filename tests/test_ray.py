@@ -160,3 +160,24 @@ def test_records_hold_no_environment(hdsweep: Run, sweep_file: Write, tmp_path: 
     found = records(tmp_path / "results")
     assert len(found) == 6
     assert not any(b"hunter2" in content for content in found.values())
+
+
+def test_a_full_disk_ends_the_run_and_not_each_trial_by_itself(
+    hdsweep: Run, sweep_file: Write, tmp_path: Path
+) -> None:
+    place = tmp_path / "small"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no filesystem can be mounted here")
+    try:
+        (place / "filler").write_bytes(bytes(850_000))  # a trial takes some 30 kB
+        sweep_file(SWEEP.replace("seeds: [1, 2]", f"seeds: {list(range(10))}"))
+        done = hdsweep("run", "noise.yaml", "--store", "small/results", "--cpus", 1)
+        assert done.returncode == 2
+        assert "No space left on device; free space" in done.stderr
+        assert "] ok" in done.stderr
+        lost = [line for line in done.stderr.splitlines() if "lost " in line]
+        assert 1 <= len(lost) <= 4  # those that had been handed out, of 30
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)

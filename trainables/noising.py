@@ -30,8 +30,8 @@ from pydantic import Field, model_validator
 from hdsweep.method import Data, Method, Outcome, Predictions, Stage, TrialContext
 from trainables import bank as banks
 from trainables.bank import BankParams
-from trainables.bank.stages import bank_stage
-from trainables.encoders.stages import features_stage, items_of
+from trainables.bank.stages import bank_stage, order_stage
+from trainables.encoders.stages import Split, features_stage, items_of
 
 if TYPE_CHECKING:
     from trainables.bank.memory import Bank
@@ -52,7 +52,8 @@ class Params(BankParams):
         influence_ratio: Share of the features, the most influential ones, whose mean influence is
             the patch's.
         noise_std_range: Standard deviation of the proposed noise, for the most normal and for the
-            least normal patch.
+            least normal patch. It is told (``noise_std_mean``); the score has the noise's place in
+            the range, which does not depend on it.
         influence_weight: Of the influence in the score.
         distance_weight: Of the distance.
         noise_weight: Of the noise.
@@ -129,12 +130,24 @@ def most(values: Floats, ratio: float) -> Floats:
 
 
 def stages(params: Params, data: Data, seed: int) -> Sequence[Stage]:
-    """Features of the test images, and the banks."""
-    groups = banks.tested(data)
+    """Features of the test images, and the banks.
+
+    The scales need the training images' features and a bank's order even where the bank is there.
+    """
+    groups, each = banks.tested(data), banks.one_per_bank(params, data)
+    greedy = params.coreset != "random"
     return [
         *(features_stage(params, data, "test", group) for group in groups),
-        *(bank_stage(params, data, one, seed) for one in banks.one_per_bank(params, data)),
+        *(features_stage(params, data, "train", one) for one in _sources(params, data)),
+        *(order_stage(params, data, one, seed) for one in each if greedy),
+        *(bank_stage(params, data, one, seed) for one in each),
     ]
+
+
+def _sources(params: Params, data: Data) -> Sequence[str]:
+    """Groups whose training images fill a bank."""
+    each = banks.one_per_bank(params, data)
+    return tuple(dict.fromkeys(source for of_bank in each for source in of_bank))
 
 
 def infeasible(params: Params, data: Data) -> str | None:
@@ -160,7 +173,9 @@ def run(params: Params, data: Data, context: TrialContext) -> Outcome:
     groups = banks.tested(data)
     features = PatchFeatures(params, data, context)
     bank = Bank(params, data, features, context.seed, context)
-    features.prepare([("test", group) for group in groups])
+    wanted: list[tuple[Split, str]] = [("test", group) for group in groups]
+    wanted += [("train", source) for source in _sources(params, data)]
+    features.prepare(wanted)
     bank.prepare(groups)
     rows, columns = features.grid
     score = np.empty(len(data.test), dtype=np.float64)

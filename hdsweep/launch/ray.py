@@ -83,11 +83,10 @@ class _Worker(tune.Trainable):  # type: ignore[misc] # ray is not typed
             result: dict[str, Any] = {"status": record.status}
         except (StoreError, DataChanged) as error:
             result = {"status": "unwritten", "message": str(error)}
-        if "torch" in sys.modules:  # hand GPU memory to whoever shares the device
-            gc.collect()
-            torch = sys.modules["torch"]
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available():
+            gc.collect()  # hand GPU memory to whoever shares the device
+            torch.cuda.empty_cache()
         return {**result, "done": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -104,9 +103,10 @@ def _ended(_signum: int, _frame: object) -> None:
 class _Planned(Searcher):  # type: ignore[misc]
     """Hands out the planned trials, those first that need not wait for another's stage."""
 
-    def __init__(self, jobs: Sequence[Job], store: Store) -> None:
+    def __init__(self, jobs: Sequence[Job], store: Store, watcher: _Watcher) -> None:
         super().__init__(metric="done", mode="max")
         self._queue = Queue(jobs, store.root)
+        self._watcher = watcher
         self._running: dict[str, Job] = {}  # by Tune's own ids
         self._store = str(store.root)
         self._origins = {job.trial.method: origin_of(job) for job in jobs}
@@ -115,7 +115,8 @@ class _Planned(Searcher):  # type: ignore[misc]
         return {}  # Tune pickles what it is given in case of a restore; there is none
 
     def suggest(self, trial_id: str) -> Any:
-        job = self._queue.next()
+        # Where one result could not be written, the others would be computed for nothing too.
+        job = None if self._watcher.unwritten else self._queue.next()
         if job is None:
             return Searcher.FINISHED
         self._running[trial_id] = job
@@ -228,7 +229,7 @@ def _fit(jobs: Sequence[Job], store: Store, listener: Listener) -> None:
         tuner = tune.Tuner(
             tune.with_resources(_Worker, {"cpu": one.threads, "gpu": one.gpus}),
             tune_config=tune.TuneConfig(
-                search_alg=_Planned(jobs, store),
+                search_alg=_Planned(jobs, store, watcher),
                 num_samples=len(jobs),
                 max_concurrent_trials=_capacity(one) + 1,  # one waits, so that no GPU idles
                 reuse_actors=True,

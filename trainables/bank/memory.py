@@ -25,6 +25,7 @@ from trainables.bank.coreset import (
     variances,
 )
 from trainables.bank.stages import LADDER, bank_stage, rung_stages
+from trainables.encoders.stages import Split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,16 +69,18 @@ class Bank:
         self._kept_rows: dict[Sources, Rows] = {}
         self._kept_vectors: dict[Sources, NDArray[np.float32]] = {}
 
+    def lacking(self, groups: Sequence[str]) -> list[tuple[Split, str]]:
+        """Splits and groups whose features are needed to fill banks that are not there."""
+        banks = self._missing(groups)
+        return [("train", one) for one in dict.fromkeys(s for sources in banks for s in sources)]
+
     def prepare(self, groups: Sequence[str]) -> None:
         """Have the banks of these groups filled now, but for those that others are at.
 
         All of one kind of work before the next: who shares it finds something to do meanwhile.
         """
-        each = dict.fromkeys(self._sources(group) for group in groups)
-        # Of a bank that is there, what it was made of may have been trimmed from the cache.
-        banks = [sources for sources in each if not self._context.has(self._bank(sources)[0])]
-        images = dict.fromkeys(source for sources in banks for source in sources)
-        self._features.prepare([("train", source) for source in images])
+        banks = self._missing(groups)
+        self._features.prepare(self.lacking(groups))
         if self._params.coreset != "random":
             ladders = [self._rungs(sources) for sources in banks]
             missing = [one for one in ladders if not self._context.has(one[-1][0])]
@@ -102,6 +105,11 @@ class Bank:
     def order(self, group: str) -> NDArray[np.int64]:
         """Where the bank's vectors stand among ``rows``, in the order in which they were chosen."""
         return self._order(self._sources(group))
+
+    def _missing(self, groups: Sequence[str]) -> list[Sources]:
+        """Of a bank that is there, what it was made of may have been trimmed from the cache."""
+        each = dict.fromkeys(self._sources(group) for group in groups)
+        return [sources for sources in each if not self._context.has(self._bank(sources)[0])]
 
     def _sources(self, group: str) -> Sources:
         reason = why_empty(self._params, self._data, group)

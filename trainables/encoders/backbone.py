@@ -149,7 +149,10 @@ def create(params: EncoderParams, size: tuple[int, int] | None = None) -> Networ
     """The network with fresh weights, for images of ``size`` (by default the crop's)."""
     published.require_known(params.encoder)
     if not is_transformer(params.encoder):
-        return timm.create_model(params.encoder, pretrained=False, num_classes=0)
+        try:
+            return timm.create_model(params.encoder, pretrained=False, num_classes=0)
+        except (TypeError, AssertionError, RuntimeError, ValueError) as error:
+            raise MethodError(f"encoder '{params.encoder}' cannot be built: {error}") from error
     try:
         vit = timm.create_model(
             params.encoder,

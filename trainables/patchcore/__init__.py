@@ -10,7 +10,8 @@ one index for all values of ``nprobe``.
 The bank is searched exactly, or through an inverted file of product-quantised vectors (IVF-PQ:
 Jégou, Douze, Schmid, TPAMI 2011) as FAISS builds it. Latency, memory and speed-up are measured in
 the trial, while no other trial of this user computes on the machine; ``measured_alone`` says if
-that could be had.
+that could be had. ``memory_mb`` is what is searched, as stored: the index, or the vectors. The rule
+``softmax_k9`` looks at the vectors of the bank too, ``max_nn`` does not.
 
 Two rules make an image's score of its patches' distances. ``max_nn`` is the largest, as in the
 authors' code. ``softmax_k9`` is the paper's and anomalib's: the largest, times 1 - the softmax
@@ -23,7 +24,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from hdsweep.method import Data, Method, Outcome, Stage, TrialContext
 from trainables import bank
@@ -53,6 +60,15 @@ class Params(BankParams):
     n_clusters: int = Field(64, ge=1)
     m: int = Field(64, ge=1)
     nprobe: int = Field(1, ge=1)
+
+    @field_validator("nbits", mode="wrap")
+    @classmethod
+    def _exact_or_bits(cls, value: object, check: ValidatorFunctionWrapHandler) -> object:
+        try:
+            found: object = check(value)
+        except ValidationError:  # of two types, it would tell of the first one only
+            raise ValueError("write 'exact' or a whole number from 1 to 24") from None
+        return found
 
     @model_validator(mode="after")
     def _no_knob_without_effect(self) -> Self:

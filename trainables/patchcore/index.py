@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from hdsweep.method import Data, MethodError, TrialContext
+from hdsweep.method import Data, MethodError, Stage, TrialContext
 from trainables.bank import ivfpq
 from trainables.bank.memory import Bank
 from trainables.bank.neighbours import nearest
@@ -46,11 +49,16 @@ class Index(Protocol):
 
 @dataclass(slots=True)
 class Exact:
-    """The vectors themselves."""
+    """The vectors themselves, on the trial's device."""
 
     vectors: NDArray[np.float32]
     device: str
     build_s: float = 0.0
+    _there: NDArray[np.float32] | Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        on_gpu = self.device != "cpu"
+        self._there = torch.tensor(self.vectors, device=self.device) if on_gpu else self.vectors
 
     @property
     def size_bytes(self) -> int:
@@ -59,12 +67,12 @@ class Exact:
 
     def search(self, queries: NDArray[Any], k: int) -> Found:
         """As ``Index.search``."""
-        return nearest(queries, self.vectors, k, device=self.device)
+        return nearest(queries, self._there, k, device=self.device)
 
 
 @dataclass(slots=True)
 class Compressed:
-    """An inverted file of product-quantised vectors."""
+    """An inverted file of product-quantised vectors, searched on the CPU."""
 
     vectors: NDArray[np.float32]
     index: Any
@@ -92,19 +100,23 @@ def open_index(params: Params, data: Data, group: str, bank: Bank, context: Tria
     folder = context.stage(stage, build)
     try:
         note = json.loads((folder / _NOTE).read_text())
+        build_s, size_bytes = float(note["build_s"]), (folder / _FILE).stat().st_size
+        if size_bytes != note["size_bytes"]:
+            raise ValueError(f"{size_bytes} bytes of {note['size_bytes']}")
         index = ivfpq.read(folder / _FILE)
-        size_bytes = (folder / _FILE).stat().st_size
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        # FAISS says it in the names of its functions and files.
+        reason = "FAISS cannot read it" if isinstance(error, RuntimeError) else str(error)
         raise MethodError(
-            f"{folder}: the index kept there is damaged ({error}); remove the folder, and it is "
+            f"{folder}: the index kept there is damaged ({reason}); remove the folder, and it is "
             "made anew"
         ) from error
-    return Compressed(vectors, index, size_bytes, note["build_s"], params.nprobe, context.threads)
+    return Compressed(vectors, index, size_bytes, build_s, params.nprobe, context.threads)
 
 
 def compressed(
     params: Params, nbits: int, data: Data, group: str, bank: Bank, context: TrialContext
-) -> tuple[Any, Any]:
+) -> tuple[Stage, Callable[[Path], None]]:
     """The stage of a compressed index, and its builder."""
 
     def build(folder: Path) -> None:
@@ -121,7 +133,8 @@ def compressed(
         seconds = time.perf_counter() - began
         context.log.info("index of %d vectors in %.2f s", len(vectors), seconds)
         ivfpq.write(index, folder / _FILE)
-        note = {"build_s": seconds, "threads": context.threads}
+        size_bytes = (folder / _FILE).stat().st_size
+        note = {"build_s": seconds, "threads": context.threads, "size_bytes": size_bytes}
         (folder / _NOTE).write_text(json.dumps(note))
 
     return index_stage(params, data, params.sources(data, group), context.seed), build

@@ -12,9 +12,9 @@ from trainables.bank import one_per_bank, tested
 from trainables.bank.maps import Keep, drawn
 from trainables.bank.memory import Bank
 from trainables.encoders.features import PatchFeatures
-from trainables.encoders.stages import items_of
+from trainables.encoders.stages import Split, items_of
 from trainables.patchcore import Params
-from trainables.patchcore.index import Index, compressed, open_index
+from trainables.patchcore.index import Compressed, Index, compressed, open_index
 from trainables.patchcore.latency import measure
 from trainables.patchcore.scoring import score_images
 
@@ -26,7 +26,8 @@ def score_test_items(params: Params, data: Data, context: TrialContext) -> Outco
     groups = tested(data)
     features = PatchFeatures(params, data, context)
     bank = Bank(params, data, features, context.seed, context)
-    features.prepare([("test", group) for group in groups])
+    wanted: list[tuple[Split, str]] = [("test", group) for group in groups]
+    features.prepare([*wanted, *bank.lacking(groups)])  # at once: the encoder is made for both
     bank.prepare(groups)
     groups_of_banks = one_per_bank(params, data)
     if params.nbits != "exact":
@@ -43,6 +44,12 @@ def score_test_items(params: Params, data: Data, context: TrialContext) -> Outco
     indexes = {group: opened[params.sources(data, group)] for group in groups}
     with drawn(params, data, features.grid, context) as (maps, keep):
         score = _score(params, data, features, indexes, keep)
+    for sources, index in opened.items():
+        if isinstance(index, Compressed) and index.searched_again:
+            context.log.info(
+                "%s: %d searches found nothing in nprobe cells and went on in more",
+                ", ".join(sources), index.searched_again,
+            )  # fmt: skip
     return Outcome(
         predictions=Predictions.of(data.test, score),
         scalars={
