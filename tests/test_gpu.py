@@ -1,4 +1,4 @@
-"""Dinomaly on a CUDA device: run with ``pytest -m gpu`` where there is one."""
+"""Methods on a CUDA device: run with ``pytest -m gpu`` where there is one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 
 from tests.lending import Lent, StoppedError
 from tests.test_dinomaly import CASES, maps, params, training, trial
+from trainables import patchcore
+from trainables.bank.neighbours import nearest
 
 pytestmark = [
     pytest.mark.gpu,
@@ -70,3 +72,28 @@ def test_bfloat16_and_compiled_trials_find_the_bright_row(
 def test_the_peak_is_what_the_device_allocated(tmp_path: Path) -> None:
     peak = trial(on_gpu(tmp_path)).scalars["peak_memory_mb"]
     assert 0 < peak < torch.cuda.get_device_properties(0).total_memory / 1e6
+
+
+@pytest.mark.parametrize("rule", ["max_nn", "softmax_k9"])
+def test_a_gpu_and_a_cpu_fill_the_same_bank_and_give_the_same_scores(
+    tmp_path: Path, rule: str
+) -> None:
+    """The coreset is chosen on the CPU; features differ in their last bits, so 1 % of a score."""
+    knobs = {"encoder": "resnet18", "weights": "random", "resize": 32, "crop": 32}
+    asked = patchcore.Params.model_validate(
+        {**knobs, "features": "float32", "coreset": "random", "score_rule": rule}
+    )
+    cpu = patchcore.METHOD.run(asked, maps(), Lent(tmp_path / "cpu"))
+    gpu = patchcore.METHOD.run(asked, maps(), on_gpu(tmp_path / "gpu"))
+    np.testing.assert_allclose(gpu.predictions.score, cpu.predictions.score, rtol=1e-2)
+    assert gpu.scalars["latency_ms"] > gpu.scalars["search_ms"] > 0
+
+
+def test_neighbours_on_a_gpu_are_those_on_a_cpu() -> None:
+    rng = np.random.default_rng(0)
+    queries, bank = (rng.normal(size=(n, 64)).astype(np.float32) for n in (300, 5000))
+    for vectors in (bank, torch.from_numpy(bank).cuda()):
+        distances, positions = nearest(queries, vectors, 9, device="cuda:0")
+        expected, where = nearest(queries, bank, 9)
+        np.testing.assert_allclose(distances, expected, rtol=1e-4)
+        assert (positions == where).mean() > 0.99  # but for near ties
