@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hdsweep.execute import Job
+from hdsweep.stages import is_whole
 
 
 class Queue:
@@ -75,6 +76,6 @@ class Queue:
         return found
 
     def _is_there(self, folder: str) -> bool:
-        if folder not in self._there and (self._root / folder).is_dir():
+        if folder not in self._there and is_whole(self._root / folder):
             self._there.add(folder)
         return folder in self._there

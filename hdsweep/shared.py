@@ -6,7 +6,6 @@ stage is built counts as long as that stage is missing.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from hdsweep.context import key_of
 from hdsweep.identity import canonical_json
 from hdsweep.method import Data, Stage, load_method
 from hdsweep.plan import Plan, State, declares, validated
-from hdsweep.stages import folder_of
+from hdsweep.stages import NOTE, Note, folder_of, is_whole
 from hdsweep.store import Store
 from hdsweep.trial import Trial
 
@@ -126,9 +125,9 @@ class _Look:
 
 
 def _look_at(folder: Path) -> tuple[bool, int | None]:
-    if not folder.is_dir():
+    if not is_whole(folder):
         return False, None
     try:
-        return True, int(json.loads((folder / "stage.json").read_bytes())["size_bytes"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return True, Note.model_validate_json((folder / NOTE).read_bytes()).size_bytes
+    except (OSError, ValueError):
         return True, None  # damaged or removed meanwhile

@@ -19,7 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -29,12 +29,12 @@ import pytest
 from pydantic import BaseModel, Field, ValidationError
 
 from hdsweep import metrics
-from hdsweep.context import CHECKPOINT_INTERVAL_S
+from hdsweep.context import CHECKPOINT_INTERVAL_S, key_of
 from hdsweep.data import fingerprint, make_if_absent
 from hdsweep.errors import DataError
 from hdsweep.execute import Job, origin_of, run_trial
 from hdsweep.identity import digest
-from hdsweep.method import Data, Item, Predictions, load_dataset, load_method, names_in
+from hdsweep.method import Data, Item, Predictions, Stage, load_dataset, load_method, names_in
 from hdsweep.store import Store
 from hdsweep.trial import Trial, TrialRecord
 from tests.conftest import ROOT
@@ -597,11 +597,28 @@ def test_the_suite_would_see_an_attempt(reach: Callable[[], object]) -> None:
     assert len(attempts) == 1
 
 
+@settings
+def test_the_stages_that_are_declared_are_those_that_are_built(
+    bench: Bench, method: str, setting: str
+) -> None:
+    found = bench.straight(method, setting)
+    trial = bench.job(method, setting, 1, PLAIN).trial
+    params = load_method(method).params.model_validate(dict(trial.params))
+
+    def folders(stages: Iterable[Stage]) -> Iterator[str]:
+        for stage in stages:
+            yield f"stages/{stage.name}/{key_of(stage, PLAIN, trial.fingerprint)}"
+            yield from folders(stage.needs)
+
+    declared = set(folders(load_method(method).stages(params, bench.loaded(PLAIN), trial.seed)))
+    assert declared == stages_in(found.folder.parents[2])
+
+
 @methods
 def test_trials_of_one_method_build_each_stage_once(bench: Bench, method: str) -> None:
     sharing = METHODS[method].shares_stages
     if not sharing:
-        pytest.skip("its trials share no stages")
+        pytest.skip("no two of its settings and seeds share all their stages; its own tests count")
     alone = bench.new_store()
     bench.run(method, sharing[0], alone)
     for setting, seed in itertools.product(sharing, (1, 2)):

@@ -377,6 +377,20 @@ def test_a_damaged_index_is_told_in_plain_words(
     assert "faiss::" not in str(raised.value)
 
 
+def test_an_index_that_lacks_its_end_is_noticed(tmp_path: Path, data: Data) -> None:
+    """FAISS reads it without complaint."""
+    run(tmp_path, data, **IVFPQ)
+    for path in tmp_path.glob("stages/index/*/index.faiss"):
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(MethodError, match="the index kept there is damaged"):
+        run(tmp_path, data, **IVFPQ)
+
+
+def test_an_encoder_that_timm_cannot_build_is_one_message(tmp_path: Path, data: Data) -> None:
+    with pytest.raises(MethodError, match=r"encoder 'resnet18.nonsense' cannot be built"):
+        run(tmp_path, data, encoder="resnet18.nonsense")
+
+
 # --- What is declared -----------------------------------------------------------------------------
 
 

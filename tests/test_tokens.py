@@ -18,8 +18,8 @@ from hdsweep.method import Data, Item, MethodError, load_dataset
 from tests.lending import Lent
 from trainables.data.synthetic import hdmap as synthetic
 from trainables.encoders import EncoderParams
-from trainables.encoders.images import mask_on_grid, resized
-from trainables.encoders.tokens import CHUNK, Stored, Tokens
+from trainables.encoders.images import CHUNK, mask_on_grid, resized
+from trainables.encoders.tokens import Stored, Tokens
 
 TINY: dict[str, Any] = {
     "encoder": "vit_tiny_patch16_224",

@@ -7,11 +7,12 @@ where the one below ends: one greedy run serves every ratio, and runs little fur
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from hdsweep.identity import canonical_json, digest
 from hdsweep.method import Data, Stage
 from trainables.bank import BankParams
 from trainables.encoders.patches import PatchParams
@@ -76,19 +77,19 @@ class _Asked:
 
     params: PatchParams = field(compare=False)
     data: Data = field(compare=False)
-    content: bytes
+    content: str
     place: int
 
 
 @lru_cache(maxsize=512)
 def _named(asked: _Asked, group: str) -> _Named:
     stage = features_stage(asked.params, asked.data, "train", group)
-    return _Named(stage, digest({"version": stage.version, "inputs": stage.inputs}))
+    return _Named(stage, _digest([stage.version, stage.inputs]))
 
 
 def _features(params: BankParams, data: Data, sources: tuple[str, ...]) -> tuple[_Named, ...]:
     everything = params.identity()
-    content = canonical_json({name: everything[name] for name in PatchParams.model_fields})
+    content = _digest({name: everything[name] for name in PatchParams.model_fields})
     asked = _Asked(params, data, content, id(data))
     return tuple(_named(asked, group) for group in sources)
 
@@ -108,7 +109,11 @@ def _chosen_from(params: BankParams, features: Sequence[_Named], seed: int) -> d
     return {
         "encoder": params.encoder,  # these two for people; the digest says them too
         "groups": [one.stage.inputs["group"] for one in features],
-        "features": digest([one.name for one in features]),
+        "features": _digest([one.name for one in features]),
         "coreset": params.coreset,
         "seed": seed,
     }
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

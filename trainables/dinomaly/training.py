@@ -38,8 +38,8 @@ from trainables.dinomaly import Params
 from trainables.dinomaly.losses import objective_of
 from trainables.dinomaly.memory import Peak
 from trainables.dinomaly.model import MAP_SIZE, DinomalyNet
-from trainables.encoders.images import mask_on_grid, normalised
-from trainables.encoders.tokens import CHUNK, Tokens
+from trainables.encoders.images import CHUNK, mask_on_grid, normalised
+from trainables.encoders.tokens import Tokens
 
 _STATE_FILE = "state.pt"
 _AUGMENTS, _VALIDATES = 1, 2  # streams beside the order of the images

@@ -19,10 +19,10 @@ from torch import Tensor
 from hdsweep.method import Data, Item, TrialContext
 from trainables.encoders import EncoderParams, arrays
 from trainables.encoders.backbone import FrozenViT, build
-from trainables.encoders.images import CHUNK, normalised, seen
+from trainables.encoders.images import normalised, seen
 from trainables.encoders.stages import SCALES, Split, Stored, tokens_stage
 
-__all__ = ["CHUNK", "Shape", "Stored", "Tokens"]
+__all__ = ["Shape", "Stored", "Tokens"]
 
 _RESIDENT_SHARE = 0.5  # of a GPU's free memory that tokens may take; the rest is for training
 
