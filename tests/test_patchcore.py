@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
 
+from hdsweep.machine import Machine
 from hdsweep.method import Data, Infeasible, MethodError, Outcome, load_dataset
 from hdsweep.stages import Stage
 from tests.lending import Lent
@@ -262,6 +263,21 @@ def test_latency_memory_and_speed_up_are_measured(tmp_path: Path, data: Data) ->
     assert small["speed_up"] == small["exact_search_ms"] / small["search_ms"]
     assert (exact["build_s"], small["build_s"] > 0) == (0, True)
     assert exact["bank_vectors"] == small["bank_vectors"]
+
+
+def test_a_latency_that_was_measured_beside_a_neighbour_says_so(
+    tmp_path: Path, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hdsweep.machine.BRIEF_WAIT_S", 0.05)
+    locks = tmp_path / "locks"
+    context = Lent(tmp_path, 1)
+    context.machine = Machine(locks)
+    with Machine(locks).computing():
+        (locks / "in-vain").touch()  # else it would try for two minutes
+        beside = METHOD.run(params(), data, context).scalars
+    alone = METHOD.run(params(), data, context).scalars
+    context.close()
+    assert (beside["measured_alone"], alone["measured_alone"]) == (0, 1)
 
 
 def test_a_bank_that_groups_share_is_counted_once(tmp_path: Path, data: Data) -> None:
