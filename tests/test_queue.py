@@ -42,6 +42,7 @@ def drain(queue: Queue) -> Iterator[Job]:
 def make(root: Path, job: Job) -> None:
     for folder in job.stages:
         (root / folder).mkdir(parents=True, exist_ok=True)
+        (root / folder / "stage.json").touch()  # what makes it a stage
 
 
 # --- the order ------------------------------------------------------------------------------------
