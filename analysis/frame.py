@@ -22,7 +22,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hdsweep.errors import SpecError, did_you_mean
-from hdsweep.metrics import METRICS, STORED_PIXEL, Metric, definitions, evaluate, parse_metric
+from hdsweep.metrics import (
+    METRICS,
+    POOLED,
+    STORED_PIXEL,
+    Metric,
+    definitions,
+    evaluate,
+    parse_metric,
+)
 from hdsweep.store import PlannedSweep, Store
 from hdsweep.trial import ENDINGS, TrialRecord
 
@@ -43,8 +51,8 @@ class _Column:
     Args:
         metric: Without a group.
         words: Its definition; empty for a method's scalar.
-        places: Which of the groups and the mean, which comes last, have rows.
-        value: Shape (trials, groups + 1), NaN where there is none.
+        places: Which of the groups, POOLED and the mean, which comes last, have rows.
+        value: Shape (trials, groups + 2), NaN where there is none.
         reason: Same shape, strings.
     """
 
@@ -66,8 +74,9 @@ def load(store: Store, sweep: PlannedSweep, metrics: Sequence[str] = ()) -> pd.D
             for all groups.
 
     Returns:
-        One row per metric, cell of the plan, seed and group, in this order; the groups in the
-        order of the data, then MEAN. Columns: ``metric`` (canonical, without group), ``arm``,
+        One row per metric, cell of the plan, seed and group, in this order; the groups in their
+        order of report, POOLED where a name asks for it, MEAN. Columns: ``metric`` (canonical,
+        without group), ``arm``,
         ``cell`` (position in the plan), one ``knob.<name>`` for each swept knob (pandas.NA in arms
         without it), ``seed``, ``trial``, ``group``, ``status`` (one of STATUS), ``value`` (as
         stored, NaN where there is none) and ``reason`` (empty where there is a value). A scalar
@@ -100,25 +109,28 @@ def load(store: Store, sweep: PlannedSweep, metrics: Sequence[str] = ()) -> pd.D
 
 
 def _columns(texts: Sequence[str], groups: Sequence[str], trials: int) -> list[_Column]:
-    if MEAN in groups:
-        raise SpecError(f"a group of the data is named '{MEAN}', as is the mean; rename the group")
+    for taken in {MEAN, POOLED} & {*groups}:
+        raise SpecError(
+            f"a group of the data is named '{taken}', which stands for all; rename the group"
+        )
+    last = len(groups) + 1
     shown: dict[str, tuple[Metric, set[int]]] = {}
     for text in texts:
         metric = parse_metric(text, (text.strip(),))  # a name that is no metric may be a scalar
-        if metric.group is not None and metric.group not in groups:
-            known = did_you_mean(metric.group, groups)
+        if metric.group is not None and metric.group not in (*groups, POOLED):
+            known = did_you_mean(metric.group, (*groups, POOLED))
             raise SpecError(f"metric '{text}': the data has no group '{metric.group}'{known}")
         if metric.definition is None:
-            places = {len(groups)}
+            places = {last}
         elif metric.group is None:
-            places = set(range(len(groups) + 1))
+            places = {*range(len(groups)), last}
         else:
-            places = {groups.index(metric.group)}
+            places = {[*groups, POOLED].index(metric.group)}
         plain = Metric(metric.name, metric.percent, metric.rule)
         shown.setdefault(plain.key, (plain, set()))[1].update(places)
     if not shown:
         raise SpecError("no metric to report: name one, as in --metric auroc")
-    shape = (trials, len(groups) + 1)
+    shape = (trials, last + 1)
     return [
         _Column(
             metric,
@@ -142,6 +154,9 @@ def _fill(
         for column in columns:
             column.reason[row] = _why_not(record)
         return
+    for column in columns:
+        if column.words and len(groups) in column.places:
+            column.value[row, -2], column.reason[row, -2] = _pooled(column, record, store)
     rates = [column for column in columns if column.words]
     values, missing = _rates(rates, record, store, groups) if rates else ({}, {})
     for column in columns:
@@ -154,10 +169,11 @@ def _fill(
         found = [values[key].get(group) for group in groups]
         present = [value for value in found if value is not None]
         if groups and len(present) == len(found):
-            column.value[row] = [*present, math.fsum(present) / len(present)]
+            column.value[row, : len(groups)] = present
+            column.value[row, -1] = math.fsum(present) / len(present)
             continue
         absent = [group for group, value in zip(groups, found, strict=True) if value is None]
-        column.value[row, :-1] = [math.nan if value is None else value for value in found]
+        column.value[row, : len(groups)] = [math.nan if v is None else v for v in found]
         column.reason[row, -1] = f"undefined in {', '.join(absent) or 'data without groups'}"
         for group in absent:
             reason = missing.get(key, {}).get(group, "no test item")
@@ -196,8 +212,28 @@ def _rates(
         why = "not in the record as defined today, and there are no predictions to compute it from"
         lost = dict.fromkeys(groups, why)
         return values | {key: {} for key in later}, missing | dict.fromkeys(later, lost)
-    computed, undefined = evaluate(later, stored.group, stored.is_anomaly, stored.score)
+    computed, undefined = evaluate(
+        later, stored.group, stored.is_anomaly, stored.score, record.threshold
+    )
     return values | computed, missing | undefined
+
+
+def _pooled(column: _Column, record: TrialRecord, store: Store) -> tuple[float, str]:
+    """A metric over the items of all groups, or why there is none."""
+    key = column.metric.key
+    if METRICS[column.metric.variant].pixel:
+        return math.nan, "pixel metrics are computed for each group, and the maps are not kept"
+    stored = store.predictions(record.id)
+    if stored is None:
+        return math.nan, "there are no predictions to compute it from"
+    rows = stored.first()
+    values, missing = evaluate(
+        [key], [POOLED] * len(rows), stored.is_anomaly[rows], stored.score[rows], record.threshold
+    )
+    value = values[key].get(POOLED)
+    if value is None:
+        return math.nan, missing.get(key, {}).get(POOLED, "no test item")
+    return value, ""
 
 
 def _why_no_pixels(key: str, record: TrialRecord) -> str:
@@ -243,7 +279,7 @@ def _assemble(
     data |= {
         "seed": spread(np.array([seed for _, seed, _ in planned], dtype=np.int64)),
         "trial": _named(trial, ids),
-        "group": _named(group, [*sweep.groups, MEAN]),
+        "group": _named(group, [*sweep.groups, POOLED, MEAN]),
         "status": _named(statuses[trial], STATUS),
         "value": np.concatenate([c.value[row][:, c.places].ravel() for c in columns]),
         "reason": np.concatenate([c.reason[row][:, c.places].ravel() for c in columns]),

@@ -29,12 +29,13 @@ from hdsweep.cli_data import data_app
 from hdsweep.errors import DataError, HdsweepError, SpecError, did_you_mean
 from hdsweep.execute import Job, origin_of, record_infeasible, thread_environment
 from hdsweep.method import Data, Dataset, load_dataset, load_method
-from hdsweep.metrics import Metric, parse_metric
+from hdsweep.metrics import POOLED, Metric, parse_metric
 from hdsweep.plan import (
     Plan,
     State,
     absolute_root,
     configurations,
+    groups_of,
     make_plan,
     refuse,
     validate_data,
@@ -277,9 +278,10 @@ def _planned(
         loaded = dataset.load(params)
     except DataError as error:
         raise DataError(f"{spec.source.path}: data: {error}") from None
-    _check_groups(spec, loaded.groups)
     plan = refuse(make_plan(spec, checked, params, content, opened), loaded)
-    return spec, plan, plan.sweep(spec, loaded.groups), loaded, opened
+    groups = groups_of(plan, loaded)
+    _check_groups(spec, groups)
+    return spec, plan, plan.sweep(spec, groups), loaded, opened
 
 
 def _dataset(spec: SweepSpec) -> Dataset:
@@ -290,13 +292,15 @@ def _dataset(spec: SweepSpec) -> Dataset:
 
 
 def _check_groups(spec: SweepSpec, groups: Sequence[str]) -> None:
-    if "mean" in groups:
-        raise DataError(
-            f"{spec.source.path}: data: a group is named 'mean', as is the mean; rename it"
-        )
+    for taken in ("mean", POOLED):
+        if taken in groups:
+            raise DataError(
+                f"{spec.source.path}: data: a group is named '{taken}', which stands for all "
+                "groups; rename it"
+            )
     for n, metric in enumerate(_metrics(spec)):
-        if metric.group is not None and metric.group not in groups:
-            hint = did_you_mean(metric.group, groups)
+        if metric.group is not None and metric.group not in (*groups, POOLED):
+            hint = did_you_mean(metric.group, (*groups, POOLED))
             where = ("report", "metrics", n)
             raise spec.source.error(where, f"the data have no group '{metric.group}'{hint}")
 

@@ -67,7 +67,7 @@ class Context:
     _began_s: float = field(default_factory=time.monotonic)
     _curve: Curve | None = None
     _held: dict[str, tuple[Path, int]] = field(default_factory=dict)
-    _building: list[str] = field(default_factory=list)
+    _building: list[Path] = field(default_factory=list)
 
     @property
     def seed(self) -> int:
@@ -118,12 +118,13 @@ class Context:
         """A stage's key, and its builder with a look at the data behind it."""
         _require_code(stage, build)
         key = key_of(stage, self.trial.data_name, self.trial.fingerprint)
-        if key in self._building:
+        place = stages.folder_of(self._stage_root, stage, key)
+        if place in self._building:
             raise ValueError(f"stage '{stage.name}' is asked for while it is being built")
 
         # A stage is what its inputs say only if they were the same all the while it was built.
         def build_from_the_same(folder: Path) -> None:
-            self._building.append(key)
+            self._building.append(place)
             try:
                 build(folder)
             finally:
@@ -136,7 +137,7 @@ class Context:
         """Keep a checkpoint, if one is due."""
         if time.monotonic() - self._last_s < self.checkpoint_interval_s:
             return
-        home = self._folder / "checkpoint"
+        home = self._checkpoint_home
         home.mkdir(exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=home))
         whole = home / f"{step:09d}"
@@ -151,16 +152,26 @@ class Context:
         self._last_s = time.monotonic()
 
     def resume(self) -> Path | None:
-        """The last whole checkpoint; the curve goes on from it."""
-        whole = _checkpoints(self._folder / "checkpoint")
+        """The last whole checkpoint; the curve of a trial goes on from it."""
+        whole = _checkpoints(self._checkpoint_home)
         if not whole:
             return None
+        if self._building:
+            self.log.info("continues from step %d of a stage half built", int(whole[-1].name))
+            return whole[-1]
         if self._curve is not None:
             self._curve.close()  # of a method that has reported before it asks
         step = int(whole[-1].name)
         self._curve = Curve(self._folder, self._began_s, self.log, last_step=step)
         self.log.info("continues from step %d", step)
         return whole[-1]
+
+    @property
+    def _checkpoint_home(self) -> Path:
+        """Of the stage that is being built, or of the trial."""
+        if self._building:
+            return stages.progress_of(self._building[-1])
+        return self._folder / "checkpoint"
 
     def close(self) -> None:
         """Leave nothing open."""

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -241,7 +241,7 @@ def _attempt(method: Method, trial: Trial, context: Context) -> tuple[Status, di
         _same_params(params, trial)
         context.require_the_same = require_the_same
         outcome = method.run(params, loaded, context)
-        _check(outcome, method, loaded)
+        _check(outcome, method, method.tested(params, loaded))
         found = _measured(outcome, loaded)  # reads masks, so before the last look at the data
         require_the_same()
         _keep(outcome, trial.id, context.store)
@@ -310,7 +310,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
-def _check(outcome: object, method: Method, data: Data) -> None:
+def _check(outcome: object, method: Method, tested: Sequence[Item]) -> None:
     """Refuse an outcome that metrics could not be trusted on."""
     if not isinstance(outcome, Outcome):
         raise TypeError(f"run returned a {type(outcome).__name__}, not an Outcome")
@@ -322,15 +322,9 @@ def _check(outcome: object, method: Method, data: Data) -> None:
             f"scores have shape {found.score.shape} and type {found.score.dtype}; give one float "
             "per test item"
         )
-    given = dict(zip(found.item, zip(found.group, found.is_anomaly, strict=True), strict=True))
-    wanted = {item.name: (item.group, item.is_anomaly) for item in data.test}
-    if given != wanted:
-        wrong = [name for name in wanted if given.get(name) != wanted[name]]
-        wrong += [name for name in given if name not in wanted]
-        raise ValueError(
-            f"predictions are not one row per test item with the data's own group and label: "
-            f"{len(wrong)} of {len(wanted)} differ, '{wrong[0]}' first; use Predictions.of"
-        )
+    _require_rows(found, tested)
+    if outcome.threshold is not None and not np.isfinite(outcome.threshold):
+        raise ValueError(f"the threshold is {outcome.threshold}; give None where there is none")
     for name, value in outcome.scalars.items():
         if name not in method.scalars:
             raise ValueError(f"scalar '{name}' is not declared in METHOD.scalars")
@@ -341,15 +335,33 @@ def _check(outcome: object, method: Method, data: Data) -> None:
             raise ValueError(f"artifact '{name}' is not a plain file name")
 
 
+def _require_rows(found: Predictions, tested: Sequence[Item]) -> None:
+    rows = zip(found.item, found.group, strict=True)
+    given = dict(zip(rows, found.is_anomaly.tolist(), strict=True))
+    wanted = {(item.name, item.group): item.is_anomaly for item in tested}
+    if given != wanted:
+        differ = [row for row in wanted if given.get(row) != wanted[row]]
+        differ += [row for row in given if row not in wanted]
+        wrong = list(dict.fromkeys(name for name, _ in differ))
+        raise ValueError(
+            f"predictions are not one row per test item with the data's own group and label: "
+            f"{len(wrong)} of {len(tested)} differ, '{wrong[0]}' first; use Predictions.of"
+        )
+
+
 def _measured(outcome: Outcome, data: Data) -> dict[str, Any]:
     found = outcome.predictions
-    values, missing = metrics.evaluate(metrics.STORED, found.group, found.is_anomaly, found.score)
+    threshold = None if outcome.threshold is None else float(outcome.threshold)
+    values, missing = metrics.evaluate(
+        metrics.STORED, found.group, found.is_anomaly, found.score, threshold
+    )
     of_pixels, undefined = _of_pixels(outcome.maps, data)
     values |= of_pixels
     return {
         "metrics": values,
         "missing": missing | undefined,
         "definitions": metrics.definitions(values),
+        "threshold": threshold,
         "scalars": {name: float(value) for name, value in outcome.scalars.items()},
         "artifacts": tuple(sorted(outcome.artifacts)),
     }

@@ -10,6 +10,7 @@ work, and only not for long or often.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from pathlib import Path
 
@@ -50,6 +51,10 @@ class Lease:
         if self._unchanged_s() > 1.5 * LEASE_S:
             self._file.force_break()
         return False
+
+    def is_there(self) -> bool:
+        """Whether somebody holds it, or died holding it."""
+        return os.path.lexists(self._marker)
 
     def lost(self) -> bool:
         """Whether another process has taken it over since."""

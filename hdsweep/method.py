@@ -56,8 +56,11 @@ class Item:
         name: Unique in the data set, free of machine paths: ``domain_A/test/fault/0007.tiff``.
         group: What results are reported per (a domain, a category).
         is_anomaly: The label; always False in training items.
-        path: Where its bytes are.
+        path: Where its bytes are: a file that it may share with others, or a folder.
         mask: The file that marks its anomalous pixels; None where there is none.
+        facts: What else the data set tells of it, by names that its docstring explains: the
+            ``writer`` of a word, the place of a tile.
+        part_of: The name of the item in ``Data.wholes`` that it is a part of.
     """
 
     name: str
@@ -65,6 +68,8 @@ class Item:
     is_anomaly: bool
     path: Path
     mask: Path | None = None
+    facts: Mapping[str, str | int] = field(default_factory=dict, hash=False)
+    part_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,10 @@ class Data:
             the same for training and for testing. Raises DataError that names the file.
         read_mask: Item with a mask -> array of shape (height, width) of the image, True where it
             is anomalous; raises as ``read`` does. None where the data have no masks.
+        validation: Items that are neither trained nor tested on, to stop early by or to choose a
+            threshold on; empty where the data set has none.
+        wholes: What the test items are parts of, labelled as a whole, where such parts are read one
+            by one because a whole is too large: slides, of tiles. They cannot be read.
     """
 
     train: tuple[Item, ...]
@@ -86,6 +95,8 @@ class Data:
     groups: tuple[str, ...]
     read: Callable[[Item], NDArray[np.float32]]
     read_mask: Callable[[Item], NDArray[np.bool_]] | None = None
+    validation: tuple[Item, ...] = ()
+    wholes: tuple[Item, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +153,10 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Scores of the test items, in the order of ``Data.test``.
+    """Scores of the test items, in the order of ``Data.test`` or of ``Method.tested``.
+
+    An item may stand in several groups, in one row each: what every group's anomalies are compared
+    with.
 
     Args:
         item: n names.
@@ -163,8 +177,23 @@ class Predictions:
                 f"predictions are ragged: {n} items, {len(self.group)} groups, "
                 f"{len(self.is_anomaly)} labels, {len(self.score)} scores"
             )
-        if len(set(self.item)) != n:
-            raise ValueError("predictions name an item twice")
+        if len(set(zip(self.item, self.group, strict=True))) != n:
+            raise ValueError("predictions name an item twice in one group")
+        first = self.first()
+        if len(first) != n:
+            own = dict(zip((self.item[row] for row in first), first, strict=True))
+            same = np.array([own[name] for name in self.item], dtype=np.intp)
+            if (self.is_anomaly != self.is_anomaly[same]).any() or not np.array_equal(
+                self.score, self.score[same], equal_nan=True
+            ):
+                raise ValueError("predictions give an item two labels or two scores")
+
+    def first(self) -> list[int]:
+        """The row in which each item first stands, in ascending order."""
+        rows: dict[str, int] = {}
+        for row, name in enumerate(self.item):
+            rows.setdefault(name, row)
+        return list(rows.values())
 
     @classmethod
     def of(cls, items: Sequence[Item], score: NDArray[Any]) -> Predictions:
@@ -201,12 +230,15 @@ class Outcome:
         scalars: Other finite measurements by name, the unit in the name (``latency_ms``).
         artifacts: Files or folders to keep, by the name to keep them under.
         maps: Of methods that localise, where the data have masks.
+        threshold: Scores of at least this much are called anomalous, where it was chosen without
+            the test labels; F1, accuracy and the like are then those at this threshold.
     """
 
     predictions: Predictions
     scalars: Mapping[str, float] = field(default_factory=dict)
     artifacts: Mapping[str, Path] = field(default_factory=dict)
     maps: AnomalyMaps | None = None
+    threshold: float | None = None
 
 
 class TrialContext(Protocol):
@@ -278,11 +310,15 @@ class TrialContext(Protocol):
         """Offer a checkpoint after ``step``; cheap to call at every step.
 
         The engine decides whether one is due, and then calls ``save`` with an empty folder that
-        replaces the previous checkpoint once it is whole.
+        replaces the previous checkpoint once it is whole. In the builder of a stage it is the
+        stage's: whoever builds it next, after this process was killed, goes on from there.
         """
 
     def resume(self) -> Path | None:
-        """Folder of this trial's last whole checkpoint, or None for a fresh start."""
+        """Folder of the last whole checkpoint of this trial, or of the stage that is being built.
+
+        None for a fresh start.
+        """
 
 
 def _nothing(_params: Strict) -> Sequence[str]:
@@ -295,6 +331,14 @@ def _no_stages(_params: Strict, _data: Data, _seed: int) -> Sequence[Stage]:
 
 def _always_feasible(_params: Strict, _data: Data) -> None:
     return None
+
+
+def _test_items(_params: Strict, data: Data) -> Sequence[Item]:
+    return data.test
+
+
+def _data_groups(_params: Strict, data: Data) -> Sequence[str]:
+    return data.groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +360,10 @@ class Method:
         infeasible: (params, data) -> why ``run`` cannot work with so much or such data, in a
             sentence, as far as that can be told without running; None where it can. What shows
             only in ``run`` is raised there as Infeasible.
+        tested: (params, data) -> the rows of its predictions, of a method that makes its own test
+            items of those of the data (bags of words) or adds to them (slides to tiles); an item in
+            several groups is given once for each.
+        groups: (params, data) -> the groups of ``tested``, in their order of report.
     """
 
     version: int
@@ -327,6 +375,8 @@ class Method:
     warn: Callable[[Any], Sequence[str]] = _nothing
     stages: Callable[[Any, Data, int], Sequence[Stage]] = _no_stages
     infeasible: Callable[[Any, Data], str | None] = _always_feasible
+    tested: Callable[[Any, Data], Sequence[Item]] = _test_items
+    groups: Callable[[Any, Data], Sequence[str]] = _data_groups
 
 
 def method_module(name: str) -> str:

@@ -25,6 +25,7 @@ from hdsweep.roc import (
     accuracy,
     ap,
     auroc,
+    balanced_accuracy,
     eer,
     f1,
     fpr_at_tpr,
@@ -48,10 +49,21 @@ class Definition:
     larger_is_better: bool = True
     default_percent: float | None = None  # what the name alone means
     pixel: bool = False  # computed from anomaly maps, which are not kept
+    thresholded: bool = False  # its function takes a threshold, None for the oracle's
 
 
 _PIXELS = "over all pixels of a group's test images, at the resolution of the method's maps"
 _ORACLE = "at the threshold of largest F1 on the test labels (an oracle; the strictest of several)"
+_CHOSEN = (
+    f"at the threshold that the method chose on validation data; where it chose none, {_ORACLE}"
+)
+_THRESHOLDED = {
+    "precision": (precision, "precision"),
+    "recall": (recall, "recall"),
+    "f1": (f1, "F1"),
+    "accuracy": (accuracy, "accuracy"),
+    "balanced_accuracy": (balanced_accuracy, "mean of recall and specificity"),
+}
 
 METRICS: dict[str, Definition] = {
     "auroc": Definition(auroc, "area under the ROC curve by trapezoids; a tie counts one half"),
@@ -77,10 +89,14 @@ METRICS: dict[str, Definition] = {
         takes_percent=True,
         larger_is_better=False,
     ),
-    "precision": Definition(precision, f"precision {_ORACLE}"),
-    "recall": Definition(recall, f"recall {_ORACLE}"),
-    "f1": Definition(f1, f"F1 {_ORACLE}"),
-    "accuracy": Definition(accuracy, f"accuracy {_ORACLE}"),
+    **{
+        name: Definition(function, f"{words} {_CHOSEN}", thresholded=True)
+        for name, (function, words) in _THRESHOLDED.items()
+    },
+    **{
+        f"{name}:oracle": Definition(function, f"{words} {_ORACLE}")
+        for name, (function, words) in _THRESHOLDED.items()
+    },
     "eer": Definition(
         eer,
         "error rate where false-positive and false-negative rate are equal, "
@@ -110,12 +126,17 @@ METRICS: dict[str, Definition] = {
 """By name, or by ``name:rule`` for a variant of one."""
 
 STORED: tuple[str, ...] = (
-    "auroc", "ap", "tpr@1", "tpr@5", "fpr@100", "precision", "recall", "f1", "accuracy", "eer",
+    "auroc", "ap", "tpr@1", "tpr@5", "fpr@100", "precision", "recall", "f1", "accuracy",
+    "balanced_accuracy", "eer",
 )  # fmt: skip
 """Computed for every trial; another image metric is computed from predictions when asked for."""
 
 STORED_PIXEL: tuple[str, ...] = ("pixel_auroc", "pixel_ap", "aupro", "aupro@5")
 """Computed for every trial that has anomaly maps and masks; the maps are then gone."""
+
+
+POOLED = "pooled"
+"""The group that stands for the test items of all groups together, each item once."""
 
 
 # --- names ----------------------------------------------------------------------------------------
@@ -129,7 +150,7 @@ class Metric:
         name: ``tpr``, or the name of a method's scalar.
         percent: What follows ``@``, or what the name alone means.
         rule: What follows ``:``.
-        group: The one group meant, or None for all and their mean.
+        group: The one group meant, POOLED, or None for all and their mean.
     """
 
     name: str
@@ -223,6 +244,7 @@ def evaluate(
     group: Sequence[str] | NDArray[np.str_],
     is_anomaly: Bools,
     score: Floats,
+    threshold: float | None = None,
 ) -> Evaluated:
     """Image metrics of each group of items.
 
@@ -231,6 +253,7 @@ def evaluate(
         group: n group names.
         is_anomaly: Shape (n,).
         score: Shape (n,).
+        threshold: Scores of at least this are called anomalous; None where nobody chose one.
 
     Returns:
         Canonical name -> group -> value, None where undefined; and of those undefined,
@@ -238,7 +261,7 @@ def evaluate(
     """
     asked = _asked(metrics, pixel=False)
     label, value = np.asarray(is_anomaly, dtype=np.bool_), np.asarray(score, dtype=np.float64)
-    return _by_group(asked, group, lambda inside: (label[inside], value[inside]))
+    return _by_group(asked, group, lambda inside: (label[inside], value[inside]), threshold)
 
 
 def evaluate_pixels(
@@ -311,13 +334,14 @@ def _by_group(
     asked: Mapping[str, Metric],
     group: Sequence[str] | NDArray[np.str_],
     read: Callable[[NDArray[np.intp]], tuple[Any, ...]],
+    threshold: float | None = None,
 ) -> Evaluated:
     """Every metric of what ``read`` makes of the positions of each group's items."""
     names = np.asarray(group, dtype=np.str_)
     values: dict[str, dict[str, float | None]] = {key: {} for key in asked}
     missing: dict[str, dict[str, str]] = {}
     for name in dict.fromkeys(names.tolist()):
-        for key, found in _values(asked, read, np.flatnonzero(names == name)):
+        for key, found in _values(asked, read, np.flatnonzero(names == name), threshold):
             values[key][name] = None if isinstance(found, str) else found
             if isinstance(found, str):
                 missing.setdefault(key, {})[name] = found
@@ -328,6 +352,7 @@ def _values(
     asked: Mapping[str, Metric],
     read: Callable[[NDArray[np.intp]], tuple[Any, ...]],
     positions: NDArray[np.intp],
+    threshold: float | None,
 ) -> Iterator[tuple[str, float | str]]:
     """Each metric's value, or why it has none."""
     try:
@@ -336,9 +361,10 @@ def _values(
         yield from ((key, str(reason)) for key in asked)
         return
     for key, metric in asked.items():
-        percent = () if metric.percent is None else (metric.percent,)
+        definition = METRICS[metric.variant]
+        number = (threshold,) if definition.thresholded else (metric.percent,)
         try:
-            yield key, METRICS[metric.variant].function(*items, *percent)
+            yield key, definition.function(*items, *(n for n in number if n is not None))
         except UndefinedMetric as reason:
             yield key, str(reason)
 

@@ -233,6 +233,22 @@ def refuse(plan: Plan, data: Data) -> Plan:
     return replace(plan, state={**plan.state, **marked}, refused=refused) if refused else plan
 
 
+def groups_of(plan: Plan, data: Data) -> tuple[str, ...]:
+    """The groups of what the plan's methods test, in their order of report.
+
+    Args:
+        plan: Its methods are asked, once for each cell where they make test items of their own.
+        data: As loaded.
+    """
+    found: dict[str, None] = {}
+    for cell in plan.cells:
+        method = load_method(cell.trials[0].method)
+        own = declares(method, "groups")
+        groups = method.groups(validated(method, cell.trials[0]), data) if own else data.groups
+        found.update(dict.fromkeys(groups))
+    return tuple(found)
+
+
 _UNSAID = {f.name: f.default for f in fields(Method)}
 
 

@@ -162,31 +162,49 @@ def fpr_at_tpr(is_anomaly: Bools, score: Floats, percent: float) -> float:
     return int(curve.false_positives[index]) / curve.normal
 
 
-def precision(is_anomaly: Bools, score: Floats) -> float:
-    """Precision at the threshold of ``f1``."""
-    tp, fp, _, _ = _best_f1(is_anomaly, score)
+def precision(is_anomaly: Bools, score: Floats, threshold: float | None = None) -> float:
+    """Precision at a threshold, or at that of ``f1``.
+
+    Raises:
+        UndefinedMetric: As ``roc``, or no score reaches the threshold.
+    """
+    tp, fp, _, _ = _called(is_anomaly, score, threshold)
+    if tp + fp == 0:
+        raise UndefinedMetric("no item reaches the threshold, so there is no precision")
     return tp / (tp + fp)
 
 
-def recall(is_anomaly: Bools, score: Floats) -> float:
-    """Recall at the threshold of ``f1``."""
-    tp, _, anomalous, _ = _best_f1(is_anomaly, score)
+def recall(is_anomaly: Bools, score: Floats, threshold: float | None = None) -> float:
+    """Recall at a threshold, or at that of ``f1``."""
+    tp, _, anomalous, _ = _called(is_anomaly, score, threshold)
     return tp / anomalous
 
 
-def f1(is_anomaly: Bools, score: Floats) -> float:
-    """Largest F1 over all thresholds: an oracle, as it chooses the threshold by the test labels.
+def f1(is_anomaly: Bools, score: Floats, threshold: float | None = None) -> float:
+    """F1 at a threshold that was chosen elsewhere, or the largest over all thresholds.
 
-    Among thresholds of equal F1 the strictest is taken.
+    The latter is an oracle, as it chooses by the test labels. Among thresholds of equal F1 the
+    strictest is taken.
+
+    Args:
+        is_anomaly: Shape (n,).
+        score: Shape (n,).
+        threshold: Scores of at least this are called anomalous; None for the oracle.
     """
-    tp, fp, anomalous, _ = _best_f1(is_anomaly, score)
+    tp, fp, anomalous, _ = _called(is_anomaly, score, threshold)
     return 2 * tp / (tp + fp + anomalous)
 
 
-def accuracy(is_anomaly: Bools, score: Floats) -> float:
-    """Accuracy at the threshold of ``f1``."""
-    tp, fp, anomalous, normal = _best_f1(is_anomaly, score)
+def accuracy(is_anomaly: Bools, score: Floats, threshold: float | None = None) -> float:
+    """Accuracy at a threshold, or at that of ``f1``."""
+    tp, fp, anomalous, normal = _called(is_anomaly, score, threshold)
     return (tp + normal - fp) / (anomalous + normal)
+
+
+def balanced_accuracy(is_anomaly: Bools, score: Floats, threshold: float | None = None) -> float:
+    """Mean of recall and specificity at a threshold, or at that of ``f1``."""
+    tp, fp, anomalous, normal = _called(is_anomaly, score, threshold)
+    return (tp / anomalous + (normal - fp) / normal) / 2
 
 
 def eer(is_anomaly: Bools, score: Floats) -> float:
@@ -210,8 +228,12 @@ def share_of(percent: float, n: int) -> Fraction:
     return Fraction(str(float(percent))) * n / 100
 
 
-def _best_f1(is_anomaly: Bools, score: Floats) -> tuple[int, int, int, int]:
+def _called(is_anomaly: Bools, score: Floats, threshold: float | None) -> tuple[int, int, int, int]:
+    """True and false positives at a threshold or at the largest F1, and the size of each class."""
     curve = roc(is_anomaly, score)
     tp, fp = curve.true_positives, curve.false_positives
-    best = int(np.argmax(2 * tp / (tp + fp + curve.anomalous)))
-    return int(tp[best]), int(fp[best]), curve.anomalous, curve.normal
+    if threshold is None:
+        at = int(np.argmax(2 * tp / (tp + fp + curve.anomalous)))
+    else:  # its thresholds descend
+        at = int(np.searchsorted(-curve.threshold, -threshold, side="right")) - 1
+    return int(tp[at]), int(fp[at]), curve.anomalous, curve.normal

@@ -8,6 +8,9 @@ Who builds holds a lease (see ``lease.py``). One who lost it, stopped for long, 
 finds the stage built by another, and takes it: both built the same, and only the rename decides, so
 a lost lease costs time and never a result.
 
+A builder may leave checkpoints beside the stage's place, for whoever builds it after this one was
+killed.
+
 Who reads holds a shared lock on ``stage.json`` until its trial ends, so that trimming the cache
 never takes a folder from under a running trial.
 """
@@ -35,6 +38,7 @@ from hdsweep.lease import Lease
 
 NOTE = "stage.json"
 _LOCK = "lock"
+_PROGRESS = "-checkpoint"
 _POLL_S = 0.1
 _LONGEST_POLL_S = 1.0  # a hundred waiters must not keep a file server busy
 _PROBE_BYTES = 1 << 20
@@ -92,6 +96,11 @@ def stage_key(stage: Stage, fingerprint: str, source: str) -> str:
 def folder_of(root: Path, stage: Stage, key: str) -> Path:
     """Where a stage is or will be, in the store ``root``."""
     return root / "stages" / stage.name / key
+
+
+def progress_of(folder: Path) -> Path:
+    """Where the builder of the stage ``folder`` keeps its checkpoints until it is whole."""
+    return folder.parent / f".{folder.name}{_PROGRESS}"
 
 
 def obtain(
@@ -196,7 +205,7 @@ def _build(target: Path, stage: Stage, build: Callable[[Path], None]) -> None:
     home = target.parent
     with _partial(target) as partial:
         for other in home.glob(f".{target.name}-*"):
-            if other != partial:
+            if other not in (partial, progress_of(target)):
                 remove_if_abandoned(other)
         began = time.monotonic()
         folder = partial / "stage"
@@ -231,6 +240,7 @@ def _build(target: Path, stage: Stage, build: Callable[[Path], None]) -> None:
                     raise
                 set_aside(target)  # damaged: somebody has removed its note
                 os.rename(folder, target)
+        shutil.rmtree(progress_of(target), ignore_errors=True)
 
 
 def _require_plain(folder: Path, stage: Stage) -> None:
@@ -417,6 +427,9 @@ def is_abandoned(folder: Path) -> bool:
     """Whether a half built or half removed stage is a dead process's."""
     if folder.name.startswith(".removed-"):
         return True  # as a whole; who removes it and who helps do not mind each other
+    if folder.name.endswith(_PROGRESS):
+        target = folder.with_name(folder.name[1:].removesuffix(_PROGRESS))
+        return not Lease(target).is_there()
     try:
         with locked(folder / _LOCK) as free:
             return free
@@ -430,8 +443,9 @@ def remove_if_abandoned(folder: Path) -> None:
     """Remove a half built or half removed stage, if it is a dead process's."""
     if folder.is_symlink():
         return
-    if folder.name.startswith(".removed-"):
-        shutil.rmtree(folder, ignore_errors=True)
+    if folder.name.startswith(".removed-") or folder.name.endswith(_PROGRESS):
+        if is_abandoned(folder):
+            shutil.rmtree(folder, ignore_errors=True)
         return
     # Under the lock that its builder would take, even if that one has not got so far.
     with contextlib.suppress(OSError, StoreError), locked(folder / _LOCK, os.O_CREAT) as free:

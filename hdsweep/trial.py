@@ -69,6 +69,7 @@ class TrialRecord:
         trial: ``Trial.to_json()``.
         metrics: Metric -> group -> value; None where undefined. The mean over groups is not stored.
         missing: Metric -> group -> why it is undefined.
+        threshold: Scores of at least this were called anomalous; None where the method chose none.
         scalars: The method's own measurements.
         artifacts: Names below ``artifacts/``.
         error: For a trial that is not ok: ``kind``, ``message``, ``traceback``.
@@ -83,6 +84,7 @@ class TrialRecord:
     trial: Mapping[str, Any]
     metrics: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     missing: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    threshold: float | None = None
     scalars: Mapping[str, float] = field(default_factory=dict)
     artifacts: tuple[str, ...] = ()
     error: Mapping[str, str] | None = None
@@ -122,6 +124,7 @@ class TrialRecord:
                 raise TypeError("no format number")
             if value["format"] > FORMAT:
                 raise newer_format(where, value["format"])
+            value.setdefault("threshold", None)  # as in records from before there were any
             values = {name: value[name] for name in _RECORD_FIELDS}
             record = cls(**values | {"artifacts": tuple(values["artifacts"])})
             if record.status not in STATUSES:

@@ -218,6 +218,8 @@ def print_record(console: Console, record: TrialRecord, folder: Path) -> None:
             cells = [values.get(group) for group in groups]
             table.add_row(metric, *("-" if v is None else f"{v:.4f}" for v in cells))
         console.print(table)
+    if record.threshold is not None:
+        console.print(Text(f"threshold {record.threshold:g}"))
     for name, scalar in record.scalars.items():
         console.print(Text(f"{name} {scalar:g}"))
     if record.error:

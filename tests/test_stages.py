@@ -678,3 +678,81 @@ def test_a_note_says_what_a_stage_was_made_from(tmp_path: Path) -> None:
     assert note["size_bytes"] == len("whole")
     assert oct((folder / "text").stat().st_mode)[-3:] == "644"  # colleagues read it too
     assert oct(folder.stat().st_mode)[-3:] == "755"
+
+
+# --- Checkpoints of a builder ---------------------------------------------------------------------
+
+PATIENT = """\
+name: patient
+question: Does a stage go on where it was killed?
+method: tests.methods.patient
+data: {name: tests.methods.labels, root: labels, make: {items: 8}}
+seeds: [1]
+arms: {one: {branch: {grid: [0, 1]}}}
+resources: {gpus: 0, cpus: 1}
+report: {metrics: [auroc]}
+"""
+
+
+def patient(home: Path, branch: int, interval_s: float = 0.0) -> subprocess.CompletedProcess[str]:
+    """Run one trial of a stage in steps in a process of its own, which DIES_AT may end."""
+    code = f"""
+import sys
+from pathlib import Path
+from hdsweep import cli
+from hdsweep.execute import Job, origin_of, run_trial
+from hdsweep.store import Store
+spec, plan, _, data, store = cli._planned(Path("patient.yaml"), Path("results"), print)
+trial = plan.cells[{branch}].trials[0]
+job = Job(trial, "one", 0.0, 1)
+store.create()
+record = run_trial(job, store, origin_of(job), capture=True, checkpoint_interval_s={interval_s})
+assert record.status == "ok", record.error
+print(record.scalars)
+"""
+    (home / "patient.yaml").write_text(PATIENT)
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=home,
+        env={**os.environ, "STEPS_TAKEN": str(home / "taken")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_stage_goes_on_from_the_checkpoint_of_a_builder_that_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hdsweep: Run
+) -> None:
+    monkeypatch.setenv("DIES_AT", "3")
+    assert patient(tmp_path, 0).returncode == -signal.SIGKILL
+    left = list((tmp_path / "results").glob("stages/steps/.*-checkpoint"))
+    assert len(left) == 1
+    monkeypatch.delenv("DIES_AT")
+    done = patient(tmp_path, 1)  # another trial is the next to ask
+    assert done.returncode == 0, done.stderr
+    assert "'steps': 5.0" in done.stdout
+    assert "'resumed': 0.0" in done.stdout  # the trial itself has no checkpoint
+    assert (tmp_path / "taken").read_text().split() == ["1", "2", "3", "4", "5"]
+    assert not left[0].exists()
+    assert not list((tmp_path / "results").glob("trials/*/*/checkpoint"))
+
+
+def test_checkpoints_of_a_builder_count_as_leftovers_once_nobody_builds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hdsweep: Run
+) -> None:
+    monkeypatch.setenv("DIES_AT", "2")
+    assert patient(tmp_path, 0).returncode == -signal.SIGKILL
+    root = tmp_path / "results"
+    (left,) = root.glob("stages/steps/.*-checkpoint")
+    holder = lease.Lease(left.with_name(left.name[1:].removesuffix("-checkpoint")))
+    while not holder.take():  # as one who goes on with it does
+        time.sleep(0.05)
+    assert left not in cache.leftovers(root)
+    cache.remove_leftovers(root)
+    assert left.exists()
+    holder.release()
+    assert left in cache.leftovers(root)
+    assert cache.strangers(root) == []
+    assert hdsweep("cache", "trim", "1GB").returncode == 0
+    assert not left.exists()
