@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import shutil
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
 
 from hdsweep.machine import Machine
-from hdsweep.method import Data, Infeasible, MethodError, Outcome, load_dataset
+from hdsweep.method import Data, Infeasible, Item, MethodError, Outcome, load_dataset
 from hdsweep.stages import Stage
 from tests.lending import Lent
 from trainables.bank import one_per_bank
@@ -71,6 +72,79 @@ def opened(home: Path, data: Data, group: str = "bottle", seed: int = 1, **knobs
     features = PatchFeatures(made, data, context)
     bank = Bank(made, data, features, seed, context)
     return features, bank, open_index(made, data, group, bank, context), context
+
+
+# --- Parts of a whole, and data too large to keep -------------------------------------------------
+
+
+def in_parts(data: Data) -> Data:
+    """Every four test images of a category as the parts of one whole."""
+    groups = {group: [i for i in data.test if i.group == group] for group in data.groups}
+    wholes, test = [], []
+    for group, items in groups.items():
+        for n in range(0, len(items), 4):
+            name = f"{group} {n}"
+            test += [dataclasses.replace(item, part_of=name) for item in items[n : n + 4]]
+            anomaly = any(item.is_anomaly for item in items[n : n + 4])
+            wholes.append(Item(name, "whole", anomaly, Path(group)))
+    return dataclasses.replace(data, test=tuple(test), wholes=tuple(wholes))
+
+
+@pytest.mark.parametrize(
+    ("knobs", "pool"),
+    [
+        ({}, np.max),
+        ({"slide_score": "top_k", "top_k": 2}, lambda score: np.sort(score)[-2:].mean()),
+        ({"slide_score": "top_k", "top_k": 100}, np.mean),
+    ],
+)
+def test_a_whole_is_scored_by_its_largest_parts(
+    tmp_path: Path, data: Data, knobs: dict[str, Any], pool: Any
+) -> None:
+    whole = in_parts(data)
+    found = run(tmp_path, whole, **knobs).predictions
+    plain = run(tmp_path, data, **knobs | {"slide_score": "max", "top_k": 10}).predictions
+    score = dict(zip(found.item, found.score.tolist(), strict=True))
+    for name, value in zip(plain.item, plain.score.tolist(), strict=True):
+        assert score[name] == value
+    for one in whole.wholes:
+        parts = [score[item.name] for item in whole.test if item.part_of == one.name]
+        assert score[one.name] == pytest.approx(pool(np.array(parts)), rel=1e-12)
+    rows = [(i.name, i.group, i.is_anomaly) for i in METHOD.tested(params(), whole)]
+    assert rows == list(zip(found.item, found.group, found.is_anomaly.tolist(), strict=True))
+    assert METHOD.groups(params(), whole) == ("whole", "bottle", "wood")
+    assert METHOD.groups(params(), data) == data.groups
+
+
+def test_the_time_of_a_whole_is_measured(tmp_path: Path, data: Data) -> None:
+    scalars = run(tmp_path, in_parts(data)).scalars
+    assert scalars["slide_tiles"] == 4
+    assert scalars["slide_s"] > 0
+    assert not {"slide_s", "slide_tiles"} & run(tmp_path, data).scalars.keys()
+
+
+def test_streamed_features_give_the_same_scores_and_keep_nothing(
+    tmp_path: Path, data: Data
+) -> None:
+    kinds: tuple[dict[str, Any], ...] = ({}, {"features": "float16"})
+    for knobs in kinds:
+        stored = run(tmp_path / "stored", data, **knobs)
+        context = Lent(tmp_path / f"streamed {knobs}", 1)
+        made = params(test_features="streamed", **knobs)
+        streamed = METHOD.run(made, data, context)
+        context.close()
+        assert streamed.predictions.score.tobytes() == stored.predictions.score.tobytes()
+        splits = [one.inputs["split"] for one in context.made if one.name == "features"]
+        assert set(splits) == {"train"}
+        assert made.identity() == params(**knobs).identity()
+        declared = [s.inputs["split"] for s in stages(made, data, 1) if s.name == "features"]
+        assert declared == []
+
+
+def test_a_slide_score_is_refused_where_there_are_no_slides(data: Data) -> None:
+    assert "these have no slides" in str(infeasible(params(slide_score="top_k"), data))
+    with pytest.raises(ValidationError, match="does not use top_k"):
+        params(top_k=3)
 
 
 # --- Scores ---------------------------------------------------------------------------------------
@@ -253,7 +327,7 @@ def test_latency_memory_and_speed_up_are_measured(tmp_path: Path, data: Data) ->
     exact = run(tmp_path, data).scalars
     small = run(tmp_path, data, **IVFPQ).scalars
     for found in (exact, small):
-        assert found.keys() == set(METHOD.scalars)
+        assert found.keys() == set(METHOD.scalars) - {"slide_s", "slide_tiles"}
         assert found["latency_ms"] > found["search_ms"] > 0
         assert (found["threads"], found["measured_alone"]) == (1, 1)
     files = tmp_path.glob("stages/index/*/index.faiss")

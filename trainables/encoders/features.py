@@ -186,6 +186,12 @@ class PatchFeatures:
             )
         return self._kept[split, group]
 
+    def stream(self, split: Split, group: str) -> Iterator[NDArray[Any]]:
+        """What ``of`` would return, some items at a time, encoded now and not kept."""
+        kind = arrays.TYPES[self._params.features]
+        for images in self.images(self._items(split, group)):
+            yield self.encode(images).to(kind).cpu().numpy()
+
     def images(self, items: Sequence[Item]) -> Iterator[list[Tensor]]:
         """What the encoder sees of the items, as ``images.seen`` gives it."""
         return seen(items, self._params, self._data, self._context.threads)
@@ -214,6 +220,14 @@ class PatchFeatures:
         return self._shape or _shape_of(self._network, self._params)
 
     def _asked(self, split: Split, group: str) -> tuple[Stage, Callable[[Path], None]]:
+        items = self._items(split, group)
+
+        def write(folder: Path) -> None:
+            self._write(folder, items)
+
+        return features_stage(self._params, self._data, split, group), write
+
+    def _items(self, split: Split, group: str) -> tuple[Item, ...]:
         items = items_of(self._data, split, group)
         if not items:
             kind = "training" if split == "train" else "test"
@@ -221,11 +235,7 @@ class PatchFeatures:
                 f"group '{group}' has no {kind} images, so there are no patch features of it; "
                 "check the data, or leave the group out"
             )
-
-        def write(folder: Path) -> None:
-            self._write(folder, items)
-
-        return features_stage(self._params, self._data, split, group), write
+        return items
 
     def _write(self, folder: Path, items: Sequence[Item]) -> None:
         """Encode the items into ``folder``, a chunk at a time."""

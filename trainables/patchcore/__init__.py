@@ -17,12 +17,16 @@ Two rules make an image's score of its patches' distances. ``max_nn`` is the lar
 authors' code. ``softmax_k9`` is the paper's and anomalib's: the largest, times 1 - the softmax
 weight that the nearest vector m* has among the distances of the patch to the 9 vectors of the bank
 that are nearest to m* (m* among them).
+
+Where the data are parts of something larger, tiles of slides, each part is scored as an image is,
+and each whole by its largest part, or by the mean of its ``top_k`` largest. ``slide_s`` is the time
+that one slide takes, that with the median number of tiles: reading its tiles, encoding, searching.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -32,7 +36,7 @@ from pydantic import (
     model_validator,
 )
 
-from hdsweep.method import Data, Method, Outcome, Stage, TrialContext
+from hdsweep.method import Data, Item, Method, Outcome, Stage, TrialContext
 from trainables import bank
 from trainables.bank import BankParams, one_per_bank, tested, why_infeasible
 from trainables.bank.stages import bank_stage
@@ -53,13 +57,24 @@ class Params(BankParams):
         n_clusters: Cells of the inverted file.
         m: Parts into which a vector is cut for compression; must divide its dimension.
         nprobe: Cells that are searched for each patch.
+        slide_score: How a whole's score is made of its parts': ``max``, the largest, or ``top_k``,
+            the mean of the largest ones.
+        top_k: How many those are; all, where there are fewer.
+        test_features: ``stored`` for trials that share them, or ``streamed``: each trial encodes
+            the test images anew and keeps nothing of them, for data too large for the disk. The
+            scores are the same.
     """
+
+    outside_identity: ClassVar[frozenset[str]] = frozenset({"test_features"})
 
     score_rule: Literal["softmax_k9", "max_nn"] = "softmax_k9"
     nbits: Literal["exact"] | Annotated[int, Field(ge=1, le=24)] = "exact"
     n_clusters: int = Field(64, ge=1)
     m: int = Field(64, ge=1)
     nprobe: int = Field(1, ge=1)
+    slide_score: Literal["max", "top_k"] = "max"
+    top_k: int = Field(10, ge=1)
+    test_features: Literal["stored", "streamed"] = "stored"
 
     @field_validator("nbits", mode="wrap")
     @classmethod
@@ -79,7 +94,9 @@ class Params(BankParams):
                         f"nbits 'exact' does not use {knob}: two trials would differ in name only; "
                         "remove it"
                     )
-        elif self.nprobe > self.n_clusters:
+        if self.slide_score == "max" and self.top_k != type(self).model_fields["top_k"].default:
+            raise ValueError("slide_score 'max' does not use top_k; remove it")
+        if self.nbits != "exact" and self.nprobe > self.n_clusters:
             raise ValueError(
                 f"nprobe {self.nprobe} is more than the {self.n_clusters} cells there are: lower "
                 "it, or raise n_clusters"
@@ -89,8 +106,9 @@ class Params(BankParams):
 
 def stages(params: Params, data: Data, seed: int) -> Sequence[Stage]:
     """Features of the test images, and the banks or their indexes."""
+    stored = tested(data) if params.test_features == "stored" else ()
     return [
-        *(features_stage(params, data, "test", group) for group in tested(data)),
+        *(features_stage(params, data, "test", group) for group in stored),
         *(bank_stage(params, data, sources, seed) for sources in one_per_bank(params, data)),
         *(
             index_stage(params, data, sources, seed)
@@ -116,6 +134,11 @@ def index_stage(params: Params, data: Data, sources: tuple[str, ...], seed: int)
 def infeasible(params: Params, data: Data) -> str | None:
     """Why these data cannot support such a bank or index; None where they can."""
     found = bank.infeasible(params, data)
+    if params.slide_score != "max" and not data.wholes:
+        found = (
+            f"slide_score {params.slide_score} is for data of tiles, and these have no slides; "
+            "remove it"
+        )
     for group in tested(data) if found is None else ():
         vectors = params.vectors(data, group)
         if params.score_rule == "softmax_k9" and vectors == 1:
@@ -136,6 +159,16 @@ def infeasible(params: Params, data: Data) -> str | None:
     return found
 
 
+def scored(_params: Params, data: Data) -> Sequence[Item]:
+    """What gets a score: the test items, and what they are parts of."""
+    return (*data.test, *data.wholes)
+
+
+def scored_groups(_params: Params, data: Data) -> Sequence[str]:
+    """Those of the wholes first: they are what a person decides on."""
+    return tuple(dict.fromkeys([*(item.group for item in data.wholes), *data.groups]))
+
+
 def run(params: Params, data: Data, context: TrialContext) -> Outcome:
     """Fill the bank with normal patches and score the test items."""
     from trainables.patchcore.trial import score_test_items
@@ -150,8 +183,10 @@ METHOD = Method(
     source="arXiv:2106.08265",
     scalars=(
         "latency_ms", "search_ms", "exact_search_ms", "speed_up", "memory_mb", "build_s",
-        "bank_vectors", "threads", "measured_alone",
+        "bank_vectors", "threads", "measured_alone", "slide_s", "slide_tiles",
     ),
     stages=stages,
     infeasible=infeasible,
+    tested=scored,
+    groups=scored_groups,
 )  # fmt: skip

@@ -16,7 +16,7 @@ from trainables.bank.maps import anomaly_maps
 from trainables.encoders.features import PatchFeatures
 from trainables.patchcore import Params
 from trainables.patchcore.index import Compressed, Exact, Index
-from trainables.patchcore.scoring import score_images
+from trainables.patchcore.scoring import pooled, score_images
 
 _IMAGES, _LEAST, _WARM_UP = 20, 5, 1
 _ENOUGH_S = 1.0  # after which no further image is timed
@@ -85,6 +85,41 @@ def measure(
         "threads": float(context.threads),
         "measured_alone": float(alone),
     }
+
+
+def measure_whole(
+    params: Params,
+    data: Data,
+    features: PatchFeatures,
+    indexes: Mapping[str, Index],
+    context: TrialContext,
+) -> dict[str, float]:
+    """How long one whole takes, from its file to its score; nothing where the data have none.
+
+    It is that with the median number of parts. Its file has been read before, so that its bytes
+    may come from memory.
+    """
+    parts: dict[str | None, list[Item]] = {}
+    for item in data.test:
+        parts.setdefault(item.part_of, []).append(item)
+    by_size = sorted((parts[w.name] for w in data.wholes if w.name in parts), key=len)
+    if not by_size:
+        return {}
+    items = by_size[len(by_size) // 2]
+    index = indexes[items[0].group]
+    features.encode(next(features.images(items[:1])))
+    clock = _Clock(context.device)
+    with context.alone() as alone:
+        clock.start()
+        score = [
+            score_images(features.encode(images).cpu().numpy(), index, params)[1]
+            for images in features.images(items)
+        ]
+        pooled(params, np.concatenate(score))
+        seconds = clock.start()
+    if not alone:
+        context.log.warning("a neighbour kept computing while the time of a slide was measured")
+    return {"slide_s": seconds, "slide_tiles": float(len(items))}
 
 
 def in_turn(items: Sequence[Item], count: int) -> list[Item]:

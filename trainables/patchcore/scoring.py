@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from hdsweep.method import Data
 from trainables.patchcore import SUPPORT, Params
 from trainables.patchcore.index import Index
 
@@ -35,6 +36,23 @@ def score_images(
         return distance, largest
     patch = features[rows, worst].astype(np.float32)
     return distance, largest * _weights(patch, position[rows, worst], index)
+
+
+def whole_scores(params: Params, data: Data, score: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores of ``data.wholes`` from those of ``data.test``; NaN where one has no parts."""
+    parts: dict[str | None, list[float]] = {}
+    for item, value in zip(data.test, score.tolist(), strict=True):
+        parts.setdefault(item.part_of, []).append(value)
+    return np.array(
+        [pooled(params, np.array(parts.get(whole.name, [np.nan]))) for whole in data.wholes],
+        dtype=np.float64,
+    )
+
+
+def pooled(params: Params, score: NDArray[np.float64]) -> float:
+    """The score of a whole from those of its parts, shape (parts,)."""
+    largest = 1 if params.slide_score == "max" else params.top_k
+    return float(np.sort(score)[-largest:].mean())
 
 
 def _weights(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,10 @@ from trainables.bank.maps import Keep, drawn
 from trainables.bank.memory import Bank
 from trainables.encoders.features import PatchFeatures
 from trainables.encoders.stages import Split, items_of
-from trainables.patchcore import Params
+from trainables.patchcore import Params, scored
 from trainables.patchcore.index import Compressed, Index, compressed, open_index
-from trainables.patchcore.latency import measure
-from trainables.patchcore.scoring import score_images
+from trainables.patchcore.latency import measure, measure_whole
+from trainables.patchcore.scoring import score_images, whole_scores
 
 _CHUNK = 16  # images scored at once
 
@@ -26,7 +26,8 @@ def score_test_items(params: Params, data: Data, context: TrialContext) -> Outco
     groups = tested(data)
     features = PatchFeatures(params, data, context)
     bank = Bank(params, data, features, context.seed, context)
-    wanted: list[tuple[Split, str]] = [("test", group) for group in groups]
+    stored = params.test_features == "stored"
+    wanted: list[tuple[Split, str]] = [("test", group) for group in groups if stored]
     features.prepare([*wanted, *bank.lacking(groups)])  # at once: the encoder is made for both
     bank.prepare(groups)
     groups_of_banks = one_per_bank(params, data)
@@ -51,9 +52,12 @@ def score_test_items(params: Params, data: Data, context: TrialContext) -> Outco
                 ", ".join(sources), index.searched_again,
             )  # fmt: skip
     return Outcome(
-        predictions=Predictions.of(data.test, score),
+        predictions=Predictions.of(
+            scored(params, data), np.concatenate([score, whole_scores(params, data, score)])
+        ),
         scalars={
             **measure(params, data, features, indexes, context),
+            **measure_whole(params, data, features, indexes, context),
             "memory_mb": sum(index.size_bytes for index in opened.values()) / 1e6,
             "build_s": sum(index.build_s for index in opened.values()),
             "bank_vectors": float(sum(len(index.vectors) for index in opened.values())),
@@ -73,10 +77,21 @@ def _score(
     place = {item.name: row for row, item in enumerate(data.test)}
     for group, index in indexes.items():
         rows = [place[item.name] for item in items_of(data, "test", group)]
-        stored = features.of("test", group)
-        for start in range(0, len(rows), _CHUNK):
-            chunk = rows[start : start + _CHUNK]
-            some = np.asarray(stored[start : start + _CHUNK], dtype=np.float32)
+        done = 0
+        for some in _in_chunks(features, group, params):
+            chunk = rows[done : done + len(some)]
             distance, score[chunk] = score_images(some, index, params)
             keep(chunk, distance)
+            done += len(some)
     return score
+
+
+def _in_chunks(
+    features: PatchFeatures, group: str, params: Params
+) -> Iterator[NDArray[np.float32]]:
+    """Features of a group's test images, a few at a time."""
+    streamed = params.test_features == "streamed"
+    arrays = features.stream("test", group) if streamed else [features.of("test", group)]
+    for array in arrays:
+        for start in range(0, len(array), _CHUNK):
+            yield np.asarray(array[start : start + _CHUNK], dtype=np.float32)
