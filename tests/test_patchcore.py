@@ -141,6 +141,24 @@ def test_streamed_features_give_the_same_scores_and_keep_nothing(
         assert declared == []
 
 
+def test_what_is_made_of_the_scores_of_parts_costs_no_new_scores(
+    tmp_path: Path, data: Data
+) -> None:
+    whole = in_parts(data)
+    settings: tuple[dict[str, Any], ...] = ({}, {"slide_score": "top_k", "top_k": 3})
+    built = []
+    for knobs in settings:
+        context = Lent(tmp_path, 1)
+        made = params(test_features="streamed", **knobs)
+        found = METHOD.run(made, whole, context).predictions
+        context.close()
+        built.append([one.name for one in context.made])
+        plain = run(tmp_path / "plain", whole, **knobs).predictions
+        assert found.score.tobytes() == plain.score.tobytes()
+    assert built[0].count("scores") == 2
+    assert built[1] == []
+
+
 def test_a_slide_score_is_refused_where_there_are_no_slides(data: Data) -> None:
     assert "these have no slides" in str(infeasible(params(slide_score="top_k"), data))
     with pytest.raises(ValidationError, match="does not use top_k"):

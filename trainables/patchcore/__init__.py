@@ -25,6 +25,8 @@ that one slide takes, that with the median number of tiles: reading its tiles, e
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -43,6 +45,7 @@ from trainables.bank.stages import bank_stage
 from trainables.encoders.stages import features_stage
 
 _INDEX_VERSION = 1
+_SCORES_VERSION = 1
 _OF_AN_INDEX = ("n_clusters", "m", "nprobe")
 SUPPORT = 9  # neighbours of the nearest vector, itself among them, that softmax_k9 looks at
 
@@ -115,7 +118,39 @@ def stages(params: Params, data: Data, seed: int) -> Sequence[Stage]:
             for sources in one_per_bank(params, data)
             if params.nbits != "exact"
         ),
+        *(
+            scores_stage(params, data, group, seed)
+            for group in tested(data)
+            if shares_scores(params, data)
+        ),
     ]
+
+
+def shares_scores(params: Params, data: Data) -> bool:
+    """Whether scores of parts are kept for other trials: where features are not."""
+    return params.test_features == "streamed" and bool(data.wholes)
+
+
+def scores_stage(params: Params, data: Data, group: str, seed: int) -> Stage:
+    """Scores of a group's test images, of whatever wholes they are parts."""
+    sources = params.sources(data, group)
+    compressed = params.nbits != "exact"
+    asked = index_stage if compressed else bank_stage
+    of, features = asked(params, data, sources, seed), features_stage(params, data, "test", group)
+    inputs = {
+        "encoder": params.encoder,  # these two for people; the digests say them too
+        "group": group,
+        "features": _digest(features),
+        "searched": _digest(of),
+        "nprobe": params.nprobe if compressed else None,
+        "score_rule": params.score_rule,
+    }
+    return Stage("scores", _SCORES_VERSION, inputs, __name__, (of,))
+
+
+def _digest(stage: Stage) -> str:
+    content = json.dumps([stage.name, stage.version, stage.inputs], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def index_stage(params: Params, data: Data, sources: tuple[str, ...], seed: int) -> Stage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +14,13 @@ from trainables.bank.maps import Keep, drawn
 from trainables.bank.memory import Bank
 from trainables.encoders.features import PatchFeatures
 from trainables.encoders.stages import Split, items_of
-from trainables.patchcore import Params, scored
+from trainables.patchcore import Params, scored, scores_stage, shares_scores
 from trainables.patchcore.index import Compressed, Index, compressed, open_index
 from trainables.patchcore.latency import measure, measure_whole
 from trainables.patchcore.scoring import score_images, whole_scores
 
 _CHUNK = 16  # images scored at once
+_SCORES = "scores.npy"
 
 
 def score_test_items(params: Params, data: Data, context: TrialContext) -> Outcome:
@@ -44,7 +46,10 @@ def score_test_items(params: Params, data: Data, context: TrialContext) -> Outco
     }
     indexes = {group: opened[params.sources(data, group)] for group in groups}
     with drawn(params, data, features.grid, context) as (maps, keep):
-        score = _score(params, data, features, indexes, keep)
+        if shares_scores(params, data):
+            score = _shared_score(params, data, features, indexes, context)
+        else:
+            score = _score(params, data, features, indexes, keep)
     for sources, index in opened.items():
         if isinstance(index, Compressed) and index.searched_again:
             context.log.info(
@@ -64,6 +69,29 @@ def score_test_items(params: Params, data: Data, context: TrialContext) -> Outco
         },
         maps=maps,
     )
+
+
+def _shared_score(
+    params: Params,
+    data: Data,
+    features: PatchFeatures,
+    indexes: Mapping[str, Index],
+    context: TrialContext,
+) -> NDArray[np.float64]:
+    """As ``_score``, by the first trial that differs in no more than what is made of the scores."""
+    score = np.empty(len(data.test), dtype=np.float64)
+    for group, index in indexes.items():
+
+        def build(folder: Path, group: str = group, index: Index = index) -> None:
+            found = _score(params, data, features, {group: index}, lambda _rows, _value: None)
+            np.save(folder / _SCORES, found[rows_of(group)])
+
+        def rows_of(group: str) -> NDArray[np.intp]:
+            return np.flatnonzero([item.group == group for item in data.test])
+
+        folder = context.stage(scores_stage(params, data, group, context.seed), build)
+        score[rows_of(group)] = np.load(folder / _SCORES, allow_pickle=False)
+    return score
 
 
 def _score(
