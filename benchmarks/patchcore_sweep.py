@@ -18,21 +18,14 @@ to test; with a third as many to test as to train, as there, less is gained (try
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from hdsweep.execute import thread_environment
+from benchmarks.sides import ROOT, run, same
 from hdsweep.store import Store
-
-ROOT = Path(__file__).parent.parent
 
 
 def main() -> None:
@@ -55,14 +48,14 @@ def main() -> None:
         spec["params"]["encoder"] = options.encoder or spec["params"]["encoder"]
         spec["seeds"] = spec["seeds"][: options.seeds]
         spec["resources"] = {"gpus": 0, "cpus": cores}
-        _run(folder, spec, "warm", "plan")  # makes the data, and their digests
-        with_s = _run(folder, spec, "with", "run")
-        without_s = _run(folder, spec, "without", "run", "--no-stages")
-        same, trials = _same(Store(folder / "with"), Store(folder / "without"), spec["name"])
-        print(f"{same} of {trials} trials have the same predictions to the bit", flush=True)
+        run(folder, spec, "warm", "plan")  # makes the data, and their digests
+        with_s = run(folder, spec, "with", "run")
+        without_s = run(folder, spec, "without", "run", "--no-stages")
+        equal, trials = same(Store(folder / "with"), Store(folder / "without"), spec["name"])
+        print(f"{equal} of {trials} trials have the same predictions to the bit", flush=True)
         arms = {"random": {"coreset": "random"}}
         second = spec | {"name": "second", "arms": arms, "report": {"metrics": ["auroc"]}}
-        second_s = _run(folder, second, "with", "run")
+        second_s = run(folder, second, "with", "run")
         log = _only_log(Store(folder / "with"), "second")
     pictures = options.train + options.good + 3 * options.defect
     print(
@@ -70,40 +63,9 @@ def main() -> None:
         f"on {cores} cores\n"
         f"with stages      {with_s:8.1f} s\n"
         f"--no-stages      {without_s:8.1f} s   {without_s / with_s:.1f} times as long\n"
-        f"predictions      {same} of {trials} trials the same to the bit\n"
+        f"predictions      {equal} of {trials} trials the same to the bit\n"
         f"a second sweep   {second_s:8.1f} s   features {'built again' if log else 'found'}"
     )
-
-
-def _run(folder: Path, spec: dict[str, Any], store: str, *command: str) -> float:
-    path = folder / f"{spec['name']}.yaml"
-    path.write_text(json.dumps(spec))
-    environment = os.environ | thread_environment(os.cpu_count() or 1)
-    began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "hdsweep.cli", *command, str(path), "--store", str(folder / store)],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
-    seconds = time.perf_counter() - began
-    print(f"{' '.join(command)} {store}: {seconds:.1f} s", flush=True)
-    return seconds
-
-
-def _same(one: Store, other: Store, name: str) -> tuple[int, int]:
-    """How many trials have the same predictions in both stores, and how many there are."""
-    ids = list(one.sweep(name).labels())
-    same = 0
-    for trial in ids:
-        found, again = one.predictions(trial), other.predictions(trial)
-        same += (
-            found is not None
-            and again is not None
-            and found.item == again.item
-            and found.score.tobytes() == again.score.tobytes()
-        )
-    return same, len(ids)
 
 
 def _only_log(store: Store, name: str) -> bool:

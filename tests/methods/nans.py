@@ -42,10 +42,10 @@ def verify(path: Path) -> None:
 
 
 def write(make: Make, root: Path) -> None:
-    """Groups x and y; test images are finite, and every other one is anomalous."""
+    """Groups x and y; only training images are NaN, and every other test image is anomalous."""
     random = np.random.default_rng(0)
     for group in ("x", "y"):
-        for split in ("train", "test"):
+        for split in ("train", "validation", "test"):
             (root / group / split).mkdir(parents=True)
             for n in range(make.items):
                 image = random.random(SHAPE, dtype=np.float32)
@@ -61,14 +61,21 @@ def read(item: Item) -> NDArray[np.float32]:
 
 
 def load(params: Params) -> Data:
-    """Two groups of both splits."""
-    items = {"train": [], "test": []}  # type: dict[str, list[Item]]
+    """Two groups of each split, which may pass for words of two writers."""
+    items = {"train": [], "validation": [], "test": []}  # type: dict[str, list[Item]]
     for path in files(params):
         split, group = path.parent.name, path.parent.parent.name
         is_anomaly = split == "test" and int(path.stem) % 2 == 1
         name = path.relative_to(params.root).as_posix()
-        items[split].append(Item(name, group, is_anomaly, path))
-    return Data(tuple(items["train"]), tuple(items["test"]), ("x", "y"), read)
+        facts = {"writer": f"{split} {group}", "word": path.stem, "repetition": int(path.stem)}
+        items[split].append(Item(name, group, is_anomaly, path, facts=facts))
+    return Data(
+        tuple(items["train"]),
+        tuple(items["test"]),
+        ("x", "y"),
+        read,
+        validation=tuple(items["validation"]),
+    )
 
 
 def check(params: Params) -> Check:
