@@ -155,10 +155,12 @@ METHODS: dict[str, Settings] = {
     "mil": Settings(
         small={
             "as_published": WORDS,
+            "wider": WORDS | {"hidden": 16, "lr": 3e-3},
             "resnet": WORDS | RESNET | {"centre": "bag", "classifier_hidden": 4},
             "softmax": WORDS | {"margin": 0, "augment": "none", "threshold_rule": "f1"},
         },
         localises=False,
+        shares_stages=("as_published", "wider"),
         data="handwriting",
         refuses=("hdmap", "mhist", "mvtec", "slides", "visa"),
     ),

@@ -238,7 +238,13 @@ def test_the_best_epoch_is_kept_and_training_ends_when_none_is_better(tmp_path: 
     net = trained.run()
     found = [point["val_auroc"] for _, point in lent.curve]
     assert [step for step, _ in lent.curve] == list(range(1, len(found) + 1))
-    assert set(lent.curve[0][1]) == {"loss", "val_auroc", "lr", "grad_norm"}
+    assert set(lent.curve[0][1]) == {
+        "loss",
+        "val_auroc",
+        "lr",
+        "grad/total_norm",
+        "grad/nan_count",
+    }
     assert trained.best_epoch == 1 + int(np.argmax(found))
     assert trained.validation_auroc == max(found)
     assert len(found) == trained.best_epoch + 3 < 40

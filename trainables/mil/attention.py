@@ -197,14 +197,19 @@ class Training:
             self._optimizer.zero_grad()
             torch.autograd.backward(loss)
             gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
-            seen.append(torch.stack([loss.detach(), nn.utils.get_total_norm(gradients)]))
+            unfit = torch.stack([(~torch.isfinite(g)).sum() for g in gradients]).sum()
+            norm = nn.utils.get_total_norm(gradients)
+            seen.append(torch.stack([loss.detach(), norm, unfit.to(norm)]))
             self._optimizer.step()
-        losses, norms = torch.stack(seen).double().cpu().unbind(dim=1)  # one wait for the GPU
+        losses, norms, counts = (
+            torch.stack(seen).double().cpu().unbind(dim=1)
+        )  # one wait for the GPU
         point = {
             "loss": float(losses.mean()),
             "val_auroc": math.nan,
             "lr": float(self._optimizer.param_groups[0]["lr"]),
-            "grad_norm": float(norms.max()),
+            "grad/total_norm": float(norms.max()),
+            "grad/nan_count": float(counts.sum()),
         }
         score = score_bags(self.net, self._validation).score
         what = {"loss": losses, "gradient norm": norms, "validation score": torch.from_numpy(score)}
