@@ -173,12 +173,13 @@ def test_others_need_another_group(tmp_path: Path) -> None:
         made.vectors("A")
 
 
-def test_a_damaged_bank_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", [200, 0])  # bytes
+def test_a_damaged_bank_is_named(tmp_path: Path, left: int) -> None:
     made, context = bank(tmp_path, coreset="random")
     made.vectors("A")
     context.close()
     file = next((tmp_path / "stages" / "bank").glob("*/vectors.npy"))
-    file.write_bytes(file.read_bytes()[:200])
+    file.write_bytes(file.read_bytes()[:left])
     again, _ = bank(tmp_path, coreset="random")
     with pytest.raises(MethodError, match=r"damaged .*; remove the folder"):
         again.vectors("A")

@@ -437,12 +437,14 @@ def test_a_group_without_images_is_named(
     assert built(made) == []
 
 
-@pytest.mark.parametrize("damage", ["cut", "no shape", "another shape"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "no shape", "another shape"])
 def test_damaged_features_name_the_folder_to_remove(tmp_path: Path, damage: str) -> None:
     features(tmp_path).of("test", "A")
     (kept,) = tmp_path.glob("stages/features/*/features.npy")
     if damage == "cut":
         kept.write_bytes(kept.read_bytes()[:-100])
+    elif damage == "empty":
+        kept.write_bytes(b"")
     elif damage == "no shape":
         (kept.parent / "shape.json").unlink()
     else:

@@ -364,6 +364,7 @@ def test_a_row_that_makes_no_sense_is_named_by_its_line(root: Path, case: str) -
         ("image_path,label,detected_words,repetition", "did you mean 'detected_words'"),
         ("image_path;label;detected_word;repetition", r"no column 'image_path'"),
         ("image_path,label,label,detected_word,repetition", "'label' is there twice"),
+        ("image_path,label,detected_word,repetition,split,split", "'split' is there twice"),
     ],
 )
 def test_a_heading_that_lacks_a_column_is_refused(root: Path, heading: str, message: str) -> None:
@@ -381,16 +382,16 @@ def test_a_table_that_was_cut_is_noticed(root: Path, length: int) -> None:
     assert whole.endswith(b"\nw006/brown_9.png,w006,brown,9\n")
     path.write_bytes(whole[:-length])
     for look in (load, check, lambda root: DATASET.verify(root / "words.csv")):
-        with pytest.raises(DataError, match=r"words\.csv: the last line does not end"):
+        with pytest.raises(DataError, match=r"words\.csv:211: the last line does not end"):
             look(root)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no column 'image_path' in an empty file"),
+        (b"", "no column 'image_path' in an empty table"),
         (b"image_path,label,detected_word,repetition\n", "no row"),
-        ("image_path,label\nw000/thé_0.png\n".encode("latin-1"), "cannot be read as UTF-8"),
+        ("image_path,label\nw000/thé_0.png\n".encode("latin-1"), "csv:2: cannot be read as UTF-8"),
         (b'image_path,label,detected_word,repetition\n"w000/the_0.png\n', "csv:2: "),
     ],
 )

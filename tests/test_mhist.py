@@ -126,10 +126,19 @@ BAD_LINES: dict[str, tuple[Callable[[str], str], int, str]] = {
     "no column": (
         lambda s: s.replace("Partition", "Split"),
         1,
-        "no column 'Partition' in Image Name, .*Split; the columns are Image Name",
+        "no column 'Partition' in Image Name, .*Split; known: Split; the columns are Image Name",
+    ),
+    "a column twice": (
+        lambda s: s + ",Partition",
+        1,
+        "column 'Partition' is there twice; remove one",
     ),
     "an empty table": (lambda s: "", 1, "no column 'Image Name' in Image Name|no column 'Image"),
-    "few fields": (lambda s: s.rpartition(",")[0], 3, "3 fields, and line 1 has 4; mend the line"),
+    "few fields": (
+        lambda s: s.rpartition(",")[0],
+        3,
+        "3 fields, and the heading has 4; mend the row",
+    ),
     "a label": (lambda s: s.replace("HP", "TA"), 2, "unknown Majority Vote Label 'TA'; known: HP"),
     "a partition": (
         lambda s: s.replace("train", "trian"),
@@ -137,6 +146,7 @@ BAD_LINES: dict[str, tuple[Callable[[str], str], int, str]] = {
         "unknown Partition 'trian'; did you mean 'train'",
     ),
     "eight votes": (lambda s: ",".join([*s.split(",")[:2], "8", "train"]), 2, "'8' votes for SSA"),
+    "a giant": (lambda s: ",".join([*s.split(",")[:2], "9" * 5000, "train"]), 2, "votes for SSA"),
     "no votes": (lambda s: ",".join([*s.split(",")[:2], "", "train"]), 2, "'' votes for SSA"),
     "half a vote": (lambda s: ",".join([*s.split(",")[:2], "0.5", "train"]), 2, "'0.5' votes"),
     "a path": (lambda s: "../" + s, 2, "image '../MHIST_0000.png' is not the name of a file"),
@@ -144,7 +154,7 @@ BAD_LINES: dict[str, tuple[Callable[[str], str], int, str]] = {
     "twice": (
         lambda s: s.replace("MHIST_0001", "MHIST_0000"),
         3,
-        r"image 'MHIST_0000.png' is also in .*annotations.csv:2; remove one row",
+        "image 'MHIST_0000.png' is also in line 2; remove one row",
     ),
     "a quote": (lambda s: '"' + s, 15, r"unexpected end of data; mend the row that begins here"),
     "a picture that is not there": (
@@ -168,10 +178,12 @@ def test_a_line_that_cannot_be_is_named_by_file_and_number(root: Path, name: str
 
 def test_a_table_that_is_no_text_is_named(root: Path) -> None:
     (root / TABLE).write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="cannot be read as UTF-8"):
+    with pytest.raises(DataError, match=r"annotations\.csv:1: cannot be read as UTF-8"):
         load(root)
     (root / TABLE).write_bytes(b"")
-    with pytest.raises(DataError, match=r"annotations.csv:1: no column 'Image Name' in an empty"):
+    with pytest.raises(
+        DataError, match=r"annotations.csv:1: no column 'Image Name' in an empty table"
+    ):
         DATASET.verify(root / TABLE)
 
 

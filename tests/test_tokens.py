@@ -191,13 +191,15 @@ def test_a_disk_that_cannot_hold_the_tokens_is_said_before_encoding(
     assert not list(tmp_path.glob("stages/tokens/*/tokens.npy"))
 
 
-@pytest.mark.parametrize("damage", ["cut", "no shape"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "no shape"])
 def test_damaged_tokens_name_the_folder_to_remove(root: Path, tmp_path: Path, damage: str) -> None:
     data = load(root, "A")
     tokens(data, tmp_path).of("test", data.test[:1])
     (kept,) = tmp_path.glob("stages/tokens/*/tokens.npy")
     if damage == "cut":
         kept.write_bytes(kept.read_bytes()[:-100])
+    elif damage == "empty":
+        kept.write_bytes(b"")
     else:
         (kept.parent / "shape.json").unlink()
     with pytest.raises(MethodError, match=f"^{kept.parent}: .* damaged .*; remove the folder"):

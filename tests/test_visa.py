@@ -229,6 +229,7 @@ def test_an_empty_split_is_named(root: Path, split: str, words: str) -> None:
 
 BAD_TABLES: dict[str, tuple[str, str, int, str]] = {
     "a missing column": ("image,mask\n", "picture,mask\n", 1, "no column 'image' in object, split"),
+    "a column twice": ("image,mask\n", "image,mask,mask\n", 1, "column 'mask' is there twice"),
     "an unknown label": ("anomaly," + VICTIM, "bad," + VICTIM, LINE, "unknown label 'bad'"),
     "a misspelt label": (
         "anomaly," + VICTIM, "Anomaly," + VICTIM, LINE, "did you mean 'anomaly'?",
@@ -244,10 +245,10 @@ BAD_TABLES: dict[str, tuple[str, str, int, str]] = {
     ),
     "an absolute path": (MASK, "/etc/passwd", LINE, "mask '/etc/passwd' leads out of the root"),
     "no path": (VICTIM, "", LINE, "no path in column 'image'"),
-    "a short line": ("," + MASK, "", LINE, "4 fields, and line 1 has 5"),
-    "a long line": (MASK, MASK + ",x", LINE, "6 fields, and line 1 has 5"),
+    "a short line": ("," + MASK, "", LINE, "4 fields, and the heading has 5; mend the row"),
+    "a long line": (MASK, MASK + ",x", LINE, "6 fields, and the heading has 5"),
     "a picture twice": (
-        VICTIM, VICTIM.replace("003", "002"), LINE, f"1cls.csv:{LINE - 1}; remove one row",
+        VICTIM, VICTIM.replace("003", "002"), LINE, f"is also in line {LINE - 1}; remove one row",
     ),
     "an open quote": (VICTIM, '"' + VICTIM, LINE, "unexpected end of data; mend the row"),
 }  # fmt: skip
@@ -284,8 +285,8 @@ def binary(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (binary, "cannot be read as UTF-8"),
-        (lambda path: path.write_bytes(b""), ":1: no column 'object' in an empty line"),
+        (binary, ":2: cannot be read as UTF-8"),
+        (lambda path: path.write_bytes(b""), ":1: no column 'object' in an empty table"),
         (lambda path: (path.unlink(), path.mkdir()), "cannot be read"),
     ],
 )

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from hdsweep.method import Data, MethodError, Stage, TrialContext
@@ -26,10 +24,9 @@ from trainables.bank.coreset import (
 )
 from trainables.bank.stages import LADDER, bank_stage, rung_stages
 from trainables.encoders.stages import Split
+from trainables.encoders.threads import one_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from trainables.encoders.features import PatchFeatures
 
 _ORDER, _DISTANCES, _COMPARED = "order.npy", "distances.npy", "compared.npy"
@@ -171,8 +168,7 @@ class Bank:
     ) -> Selection:
         if start is not None and len(start.order) == size:
             return start
-        # The bits of a projection depend on the threads, and any trial may be the builder.
-        with _one_thread():
+        with one_thread():
             projected = self._project(sources, rows)
             variance = variances(rows) if self._params.coreset == "variance_k_center" else None
         if variance is None:
@@ -186,16 +182,6 @@ class Bank:
         while sum(one.features.nbytes for one in self._projected.values()) > _PROJECTED_BYTES:
             self._projected.popitem(last=False)
         return found
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _write(folder: Path, found: Selection) -> None:
@@ -216,7 +202,7 @@ def _read(folder: Path) -> Selection:
 def _load(path: Path) -> NDArray[Any]:
     try:
         found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:  # the last of an empty file
         raise MethodError(
             f"{path.parent}: the bank kept there is damaged ({error}); remove the folder, and it "
             "is made anew"

@@ -29,7 +29,7 @@ _SIZES = 3  # in one cell of the table
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class Seen:
     """What the files of an item hold; empty where its picture is damaged."""
 
     name: str
@@ -46,29 +46,18 @@ class _Look:
     category: str
     split: Split
     items: tuple[Item, ...]
-    seen: tuple[_Seen, ...]
+    seen: tuple[Seen, ...]
     problems: tuple[str, ...]
 
-    @property
-    def names(self) -> dict[str, list[str]]:
-        """Of pictures, by the digest of their pixels."""
-        names: dict[str, list[str]] = {}
-        for seen in self.seen:
-            if seen.digest:
-                names.setdefault(seen.digest, []).append(seen.name)
-        return names
-
     def row(self) -> dict[str, str | int | float]:
-        sizes = [size for size, _ in Counter(s.size for s in self.seen if s.size).most_common()]
-        more = f" and {len(sizes) - _SIZES} more" if len(sizes) > _SIZES else ""
         return {
             "category": self.category,
             "split": self.split,
             "pictures": len(self.items),
-            "size": ", ".join(sizes[:_SIZES]) + more or "-",
-            "mode": ", ".join(sorted({s.mode for s in self.seen if s.mode})) or "-",
+            "size": sizes_of(self.seen),
+            "mode": modes_of(self.seen),
             "masks": sum(item.mask is not None for item in self.items),
-            "duplicates": sum(len(names) - 1 for names in self.names.values()),
+            "duplicates": repeated(self.seen),
         }
 
 
@@ -84,16 +73,12 @@ def inspect(
         pairing: What a mask that is missing should have been called.
     """
     looks = [_look(items, category, split) for category in params.categories for split in SPLITS]
-    parts = [(s, [look.names for look in looks if look.split == s]) for s in SPLITS]
+    parts = [(s, [by_digest(look.seen) for look in looks if look.split == s]) for s in SPLITS]
     warnings = [line for look in looks for line in _without_mask(look, pairing)]
     warnings += [line for split, names in parts for line in repeats(split, names, "picture")]
-    marker = params.root / MARKER
-    if marker.is_file():
-        warnings.append(
-            f"{marker} says that these pictures are synthetic; say so where figures appear"
-        )
-    else:
-        warnings += [line for c in params.categories for line in _counts(c, looks, published)]
+    warnings += synthetic(params.root) or [
+        line for c in params.categories for line in _counts(c, looks, published)
+    ]
     problems = [line for look in looks for line in look.problems]
     problems += leaks(parts, "picture")
     return Check(
@@ -108,8 +93,7 @@ def _look(items: Items, category: str, split: Split) -> _Look:
         found = items(category, split)
     except DataError as error:
         return _Look(category, split, (), (), (str(error),))
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        seen = tuple(pool.map(_see, found))
+    seen = see(found)
     problems = first(
         [line for one in seen for line in one.problems],
         f"more problems in {category} {split}, which has {len(found)} pictures",
@@ -117,16 +101,56 @@ def _look(items: Items, category: str, split: Split) -> _Look:
     return _Look(category, split, found, seen, tuple(problems))
 
 
-def _see(item: Item) -> _Seen:
+def see(items: Sequence[Item]) -> tuple[Seen, ...]:
+    """Look at every picture and mask of the items, several at a time."""
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return tuple(pool.map(_see, items))
+
+
+def by_digest(seen: Sequence[Seen]) -> dict[str, list[str]]:
+    """Names of pictures, by the digest of their pixels."""
+    names: dict[str, list[str]] = {}
+    for one in seen:
+        if one.digest:
+            names.setdefault(one.digest, []).append(one.name)
+    return names
+
+
+def repeated(seen: Sequence[Seen]) -> int:
+    """How many of the pictures repeat another."""
+    return sum(len(names) - 1 for names in by_digest(seen).values())
+
+
+def sizes_of(seen: Sequence[Seen]) -> str:
+    """The most common sizes, for a cell of a table."""
+    sizes = [size for size, _ in Counter(one.size for one in seen if one.size).most_common()]
+    more = f" and {len(sizes) - _SIZES} more" if len(sizes) > _SIZES else ""
+    return ", ".join(sizes[:_SIZES]) + more or "-"
+
+
+def modes_of(seen: Sequence[Seen]) -> str:
+    """The modes, for a cell of a table."""
+    return ", ".join(sorted({one.mode for one in seen if one.mode})) or "-"
+
+
+def synthetic(root: Path) -> list[str]:
+    """A warning where the pictures below ``root`` were generated."""
+    marker = root / MARKER
+    if not marker.is_file():
+        return []
+    return [f"{marker} says that these pictures are synthetic; say so where figures appear"]
+
+
+def _see(item: Item) -> Seen:
     try:
         pixels, mode = decode(item.path)
     except DataError as error:
-        return _Seen(item.name, problems=(str(error),))
+        return Seen(item.name, problems=(str(error),))
     height, width = pixels.shape[1:]
     digest = hashlib.sha256(f"{height} {width} ".encode())
     digest.update(pixels.data)
     problems = () if item.mask is None else _mask_problems(item.mask, (height, width))
-    return _Seen(item.name, shown((height, width)), mode, digest.hexdigest(), problems)
+    return Seen(item.name, shown((height, width)), mode, digest.hexdigest(), problems)
 
 
 def _mask_problems(path: Path, size: tuple[int, int]) -> tuple[str, ...]:

@@ -15,21 +15,15 @@ of every picture is ``votes``: how many of the seven chose SSA.
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, get_args
+from typing import ClassVar, get_args
 
 from hdsweep.errors import did_you_mean
 from hdsweep.method import Check, Data, DataError, Dataset, Generator, Item, Strict
-from trainables.data import pictures
+from trainables.data import inspection, pictures
 from trainables.data.folders import (
-    MARKER,
     Root,
     files_in,
     first,
@@ -39,15 +33,13 @@ from trainables.data.folders import (
     require_file,
     require_root,
     some,
-    unreadable,
 )
-from trainables.data.pictures import KIND, SUFFIXES, decode, shown
+from trainables.data.inspection import Seen
+from trainables.data.pictures import KIND, SUFFIXES, shown
 from trainables.data.repeats import leaks, repeats
 from trainables.data.synthetic import mhist as synthetic
 from trainables.data.synthetic.mhist import COLUMNS, SIDE, TABLE, VOTES, Label, Partition
-
-if TYPE_CHECKING:
-    import _csv
+from trainables.data.tables import WHOLE, read_rows, require_named, require_once
 
 GROUP = "mhist"
 PUBLISHED: dict[tuple[Partition, Label], int] = {
@@ -75,9 +67,9 @@ class Params(Strict):
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One picture of the table; ``where`` is the file and line, for a message."""
+    """One picture of the table; ``line`` is where its row begins."""
 
-    where: str
+    line: int
     image: str
     partition: Partition
     label: Label
@@ -129,59 +121,21 @@ def _read(root: Path) -> tuple[_Row, ...]:
 
 def _table(path: Path) -> tuple[_Row, ...]:
     """All rows; raises DataError with file and line where one does not have the right form."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = tuple(_rows(path, _numbered(path, csv.reader(file, strict=True))))
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: cannot be read as UTF-8; export it as CSV in UTF-8") from None
-    except OSError as error:
-        raise unreadable(path, error) from None
-    before: dict[str, str] = {}
-    for row in rows:
-        where = before.setdefault(row.image, row.where)
-        if where != row.where:
-            raise DataError(f"{row.where}: image '{row.image}' is also in {where}; remove one row")
+    rows = tuple(_rows(path))
+    require_once(path, "image", ((row.line, row.image) for row in rows))
     return rows
 
 
-def _numbered(path: Path, reader: _csv.Reader) -> Iterator[tuple[str, list[str]]]:
-    """Fields of each line that is not blank, with the file and line in which it begins."""
-    while True:
-        line = reader.line_num + 1
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise DataError(
-                f"{path}:{line}: {error}; mend the row that begins here or copy the table again"
-            ) from None
-        if fields:
-            yield f"{path}:{line}", [field.strip() for field in fields]
-
-
-def _rows(path: Path, numbered: Iterator[tuple[str, list[str]]]) -> Iterator[_Row]:
-    where, columns = next(numbered, (f"{path}:1", []))
-    for column in COLUMNS:
-        if column not in columns:
-            raise DataError(
-                f"{where}: no column '{column}' in {', '.join(columns) or 'an empty table'}; the "
-                f"columns are {', '.join(COLUMNS)}"
-            )
-    places = [columns.index(column) for column in COLUMNS]
-    for where, fields in numbered:
-        if len(fields) != len(columns):
-            raise DataError(
-                f"{where}: {len(fields)} fields, and line 1 has {len(columns)}; mend the line"
-            )
-        image, label, votes, partition = (fields[place] for place in places)
+def _rows(path: Path) -> Iterator[_Row]:
+    for line, (image, label, votes, partition) in read_rows(path, COLUMNS):
+        where = f"{path}:{line}"
         for column, word, known in (
             ("Majority Vote Label", label, get_args(Label)),
             ("Partition", partition, get_args(Partition)),
         ):
             if word not in known:
                 raise DataError(f"{where}: unknown {column} '{word}'{did_you_mean(word, known)}")
-        if not (votes.isascii() and votes.isdigit() and int(votes) <= VOTES):
+        if not (WHOLE.fullmatch(votes) and int(votes) <= VOTES):
             raise DataError(
                 f"{where}: '{votes}' votes for SSA, where a whole number from 0 to {VOTES} should "
                 "be; mend the line"
@@ -191,7 +145,7 @@ def _rows(path: Path, numbered: Iterator[tuple[str, list[str]]]) -> Iterator[_Ro
                 f"{where}: image '{image}' is not the name of a file in images; write its name only"
             )
         yield _Row(
-            where,
+            line,
             image,
             "train" if partition == "train" else "test",
             "HP" if label == "HP" else "SSA",
@@ -222,22 +176,8 @@ def _items(
 
 def _named(root: Path, row: _Row) -> Path:
     path = root / "images" / row.image
-    try:
-        require_file(path, KIND)
-    except DataError as error:
-        raise DataError(f"{row.where}: image of this row: {error}") from None
+    require_named(f"{root / TABLE}:{row.line}", "image", path, KIND)
     return path
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What a picture holds; empty where it is damaged."""
-
-    name: str
-    size: str = ""
-    mode: str = ""
-    digest: str = ""
-    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,24 +186,14 @@ class _Look:
 
     partition: Partition
     label: Label
-    seen: tuple[_Seen, ...]
+    seen: tuple[Seen, ...]
     problems: tuple[str, ...]
 
     @property
     def is_used(self) -> bool:
         return (self.partition, self.label) != _UNUSED
 
-    @property
-    def names(self) -> dict[str, list[str]]:
-        """Of pictures, by the digest of their pixels."""
-        names: dict[str, list[str]] = {}
-        for seen in self.seen:
-            if seen.digest:
-                names.setdefault(seen.digest, []).append(seen.name)
-        return names
-
     def row(self) -> dict[str, str | int | float]:
-        sizes = [size for size, _ in Counter(s.size for s in self.seen if s.size).most_common()]
         return {
             "partition": self.partition,
             "label": self.label,
@@ -271,9 +201,9 @@ class _Look:
             "used": {"train HP": "to train", "train SSA": "not"}.get(
                 f"{self.partition} {self.label}", "to test"
             ),
-            "size": some(sizes) or "-",
-            "mode": some(sorted({s.mode for s in self.seen if s.mode})) or "-",
-            "duplicates": sum(len(names) - 1 for names in self.names.values()),
+            "size": inspection.sizes_of(self.seen),
+            "mode": inspection.modes_of(self.seen),
+            "duplicates": inspection.repeated(self.seen),
         }
 
 
@@ -289,7 +219,9 @@ def check(params: Params) -> Check:
     root, rows = params.root, _read(params.root)
     looks = [_look(root, rows, *kind) for kind in PUBLISHED]
     used = [look for look in looks if look.is_used]
-    splits = [(f"{look.partition} {look.label}", [look.names]) for look in used]
+    splits = [
+        (f"{look.partition} {look.label}", [inspection.by_digest(look.seen)]) for look in used
+    ]
     problems = [line for look in used for line in look.problems]
     warnings = [line for look in looks if not look.is_used for line in look.problems]
     warnings += [line for name, found in splits for line in repeats(name, found, "picture")]
@@ -297,13 +229,7 @@ def check(params: Params) -> Check:
     unused = sum(len(look.seen) for look in looks if not look.is_used)
     if unused:
         warnings.append(f"{unused} SSA pictures of the partition train are not used")
-    marker = root / MARKER
-    if marker.is_file():
-        warnings.append(
-            f"{marker} says that these pictures are synthetic; say so where figures appear"
-        )
-    else:
-        warnings += _counts(looks)
+    warnings += inspection.synthetic(root) or _counts(looks)
     return Check(
         rows=tuple(look.row() for look in looks),
         problems=(*problems, *leaks(splits, "picture", "an SSA picture")),
@@ -316,24 +242,12 @@ def _look(root: Path, rows: Sequence[_Row], partition: Partition, label: Label) 
         items = _items(root, rows, partition, label)
     except DataError as error:
         return _Look(partition, label, (), (str(error),))
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        seen = tuple(pool.map(_see, items))
+    seen = inspection.see(items)
     problems = first(
-        [one.problem for one in seen if one.problem],
+        [line for one in seen for line in one.problems],
         f"more of the {len(items)} {label} pictures of {partition} cannot be read",
     )
     return _Look(partition, label, seen, tuple(problems))
-
-
-def _see(item: Item) -> _Seen:
-    try:
-        pixels, mode = decode(item.path)
-    except DataError as error:
-        return _Seen(item.name, problem=str(error))
-    height, width = pixels.shape[1:]
-    digest = hashlib.sha256(f"{height} {width} ".encode())
-    digest.update(pixels.data)
-    return _Seen(item.name, shown((height, width)), mode, digest.hexdigest())
 
 
 def _against_votes(rows: Sequence[_Row]) -> list[str]:

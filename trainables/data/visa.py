@@ -15,12 +15,11 @@ ROOT. Files that no row names are not used.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -36,15 +35,12 @@ from trainables.data.folders import (
     require_file,
     require_root,
     some,
-    unreadable,
 )
 from trainables.data.inspection import inspect
 from trainables.data.pictures import KIND, SUFFIXES, Split
 from trainables.data.synthetic import pictures as synthetic
 from trainables.data.synthetic.pictures import VISA_COLUMNS, VISA_TABLE
-
-if TYPE_CHECKING:
-    import _csv
+from trainables.data.tables import read_rows, require_named, require_once
 
 PUBLISHED: dict[str, tuple[int, int, int]] = {  # pictures: train, test normal, test anomalous
     "candle": (900, 100, 100),
@@ -92,9 +88,9 @@ class Params(pictures.Params):
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One picture of the table; ``where`` is the file and line, for a message."""
+    """One picture of the table; ``line`` is where its row begins."""
 
-    where: str
+    line: int
     category: str
     split: Split
     image: str
@@ -165,54 +161,14 @@ def _read(root: Path) -> tuple[_Row, ...]:
 
 def _table(path: Path) -> tuple[_Row, ...]:
     """All rows; raises DataError with file and line where one does not have the right form."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = tuple(_rows(path, csv.reader(file, strict=True)))
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: cannot be read as UTF-8; export it as CSV in UTF-8") from None
-    except OSError as error:
-        raise unreadable(path, error) from None
-    first: dict[str, str] = {}
-    for row in rows:
-        before = first.setdefault(row.image, row.where)
-        if before != row.where:
-            raise DataError(f"{row.where}: image '{row.image}' is also in {before}; remove one row")
+    rows = tuple(_rows(path))
+    require_once(path, "image", ((row.line, row.image) for row in rows))
     return rows
 
 
-def _numbered(path: Path, reader: _csv.Reader) -> Iterator[tuple[str, list[str]]]:
-    """Fields of each row, with the file and line in which it begins."""
-    while True:
-        where = f"{path}:{reader.line_num + 1}"
-        try:
-            yield where, next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise DataError(
-                f"{where}: {error}; mend the row that begins here or copy the table again"
-            ) from None
-
-
-def _rows(path: Path, reader: _csv.Reader) -> Iterator[_Row]:
-    numbered = _numbered(path, reader)
-    where, heading = next(numbered, (f"{path}:1", []))
-    columns = [name.strip() for name in heading]
-    for column in VISA_COLUMNS:
-        if column not in columns:
-            raise DataError(
-                f"{where}: no column '{column}' in {', '.join(columns) or 'an empty line'}; the "
-                f"columns are {', '.join(VISA_COLUMNS)}"
-            )
-    places = [columns.index(column) for column in VISA_COLUMNS]
-    for where, fields in numbered:
-        if not fields:  # a blank line
-            continue
-        if len(fields) != len(columns):
-            raise DataError(
-                f"{where}: {len(fields)} fields, and line 1 has {len(columns)}; mend the line"
-            )
-        category, split, label, image, mask = (fields[place].strip() for place in places)
+def _rows(path: Path) -> Iterator[_Row]:
+    for line, (category, split, label, image, mask) in read_rows(path, VISA_COLUMNS):
+        where = f"{path}:{line}"
         for column, word, known in (
             ("split", split, ("train", "test")),
             ("label", label, ("normal", "anomaly")),
@@ -225,7 +181,7 @@ def _rows(path: Path, reader: _csv.Reader) -> Iterator[_Row]:
                 "it or remove the row"
             )
         yield _Row(
-            where,
+            line,
             category,
             _SPLITS[split, label],
             _below_root(where, "image", image),
@@ -271,12 +227,8 @@ def _items(root: Path, rows: tuple[_Row, ...], category: str, split: Split) -> t
 
 
 def _named(root: Path, row: _Row, column: str, name: str) -> Path:
-    path = root / name
-    try:
-        require_file(path, KIND)
-    except DataError as error:
-        raise DataError(f"{row.where}: {column} of this row: {error}") from None
-    return path
+    require_named(f"{root / VISA_TABLE}:{row.line}", column, root / name, KIND)
+    return root / name
 
 
 def _unnamed(root: Path, category: str, named: set[str]) -> list[str]:

@@ -118,7 +118,7 @@ def read(
     try:
         told = kind(**json.loads((folder / _SHAPE).read_text()))
         stored = np.load(folder / f"{content.name}.npy", mmap_mode=mode)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, EOFError) as error:  # the last of an empty file
         raise MethodError(
             f"{folder}: the {content.name} kept there are damaged ({error}); remove the folder, "
             "and they are made anew"

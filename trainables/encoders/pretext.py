@@ -25,6 +25,7 @@ from torch.optim.swa_utils import update_bn
 from hdsweep.method import Data, MethodError, TrialContext
 from trainables.encoders import EncoderParams
 from trainables.encoders.images import normalised, resized
+from trainables.encoders.threads import one_thread
 
 _BATCH = 32
 _LR = 3e-3
@@ -38,6 +39,7 @@ _STAGE = 3  # of a residual network
 _STATISTICS = 50  # batches that the statistics of batch normalisation are the mean of
 
 
+@one_thread()
 def train(
     net: VisionTransformer | ResNet,
     params: EncoderParams,
@@ -55,22 +57,6 @@ def train(
         seed: Of the order of maps and of their alterations.
         context: Lends device and log.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # its bits depend on their number, and any trial may be the builder
-    try:
-        return _train(net, params, data, seed=seed, context=context)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _train(
-    net: VisionTransformer | ResNet,
-    params: EncoderParams,
-    data: Data,
-    *,
-    seed: int,
-    context: TrialContext,
-) -> VisionTransformer | ResNet:
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(data.train))[:_POOL])
     # Resized one by one: as stored they may differ in size, and be many times larger.

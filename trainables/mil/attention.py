@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from hdsweep.method import Diverged, TrialContext
 from hdsweep.roc import auroc, roc
+from trainables.encoders.threads import one_thread
 from trainables.mil import MilParams, Rule
 from trainables.mil.bags import Bags
 
@@ -289,14 +289,3 @@ def threshold_of(is_mixed: NDArray[np.bool_], score: NDArray[np.float64], rule: 
     g_mean, f1 = tp * (curve.normal - fp), 2 * tp / (tp + fp + curve.anomalous)
     gain = g_mean if rule == "g_mean" else f1
     return float(curve.threshold[1:][np.argmax(gain[1:])])  # the first, infinity, calls none
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Bind torch to one thread for a while."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

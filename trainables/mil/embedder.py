@@ -8,7 +8,6 @@ shared out between threads a chunk at a time, which changes no bit of them.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -27,6 +26,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from hdsweep.method import Data, MethodError, TrialContext
 from trainables.encoders.backbone import Network, create, network
 from trainables.encoders.images import normalised
+from trainables.encoders.threads import one_thread
 from trainables.mil.arcface import ArcFace
 from trainables.mil.images import Words, distorted
 from trainables.mil.verification import draw_pairs, verify
@@ -116,17 +116,6 @@ def create_embedder(params: WordParams) -> Embedder:
     """An embedder with fresh weights, which leaves torch's random state as it was."""
     with torch.random.fork_rng([]):
         return Embedder(create(params), params)
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Arithmetic whose bits do not depend on how many threads the trial has."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def embedded(
