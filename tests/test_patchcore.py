@@ -157,6 +157,12 @@ def test_what_is_made_of_the_scores_of_parts_costs_no_new_scores(
         assert found.score.tobytes() == plain.score.tobytes()
     assert built[0].count("scores") == 2
     assert built[1] == []
+    for kept in tmp_path.glob("stages/scores/*/scores.npy"):
+        kept.write_bytes(b"")
+    context = Lent(tmp_path, 1)
+    with pytest.raises(MethodError, match="remove the folder"):
+        METHOD.run(params(test_features="streamed"), whole, context)
+    context.close()
 
 
 def test_a_slide_score_is_refused_where_there_are_no_slides(data: Data) -> None:

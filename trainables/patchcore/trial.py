@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hdsweep.method import Data, Outcome, Predictions, TrialContext
+from hdsweep.method import Data, MethodError, Outcome, Predictions, TrialContext
 from trainables.bank import one_per_bank, tested
 from trainables.bank.maps import Keep, drawn
 from trainables.bank.memory import Bank
@@ -90,8 +90,19 @@ def _shared_score(
             return np.flatnonzero([item.group == group for item in data.test])
 
         folder = context.stage(scores_stage(params, data, group, context.seed), build)
-        score[rows_of(group)] = np.load(folder / _SCORES, allow_pickle=False)
+        score[rows_of(group)] = _read_scores(folder)
     return score
+
+
+def _read_scores(folder: Path) -> NDArray[np.float64]:
+    try:
+        found: NDArray[np.float64] = np.load(folder / _SCORES, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise MethodError(
+            f"{folder}: the scores kept there are damaged ({error}); remove the folder, and they "
+            "are made anew"
+        ) from error
+    return found
 
 
 def _score(
