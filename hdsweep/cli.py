@@ -10,6 +10,7 @@ import gc
 import io
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -170,7 +171,7 @@ def run(
             first, *others = _metrics(spec)
             _print_report(opened, planned, [str(first)], 1, TableFormat.terminal)
             if others:
-                options = " ".join(f"--metric {metric}" for metric in others)
+                options = shlex.join(part for one in others for part in ("--metric", str(one)))
                 console.print(Text(f"more: hdsweep report {spec.name} {options}", style="dim"))
         stale = 0 if "stale" in again else plan.counts()["stale"]
         for line in views.advice(asked, records, stale):
@@ -291,6 +292,9 @@ def _dataset(spec: SweepSpec) -> Dataset:
         raise spec.source.error(("data", "name"), str(error)) from None
 
 
+_FEW_GROUPS = 8
+
+
 def _check_groups(spec: SweepSpec, groups: Sequence[str]) -> None:
     for taken in ("mean", POOLED):
         if taken in groups:
@@ -300,7 +304,9 @@ def _check_groups(spec: SweepSpec, groups: Sequence[str]) -> None:
             )
     for n, metric in enumerate(_metrics(spec)):
         if metric.group is not None and metric.group not in (*groups, POOLED):
-            hint = did_you_mean(metric.group, (*groups, POOLED))
+            # Of few, all are named: near is not what was meant where groups are numbers.
+            few = f"; the groups are {', '.join(groups)}" if len(groups) <= _FEW_GROUPS else ""
+            hint = few or did_you_mean(metric.group, (*groups, POOLED))
             where = ("report", "metrics", n)
             raise spec.source.error(where, f"the data have no group '{metric.group}'{hint}")
 

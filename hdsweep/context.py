@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from hdsweep import provenance, stages
 from hdsweep.curve import Curve
+from hdsweep.errors import DataChanged
+from hdsweep.identity import digest
 from hdsweep.machine import Machine
 from hdsweep.method import Stage, dataset_module
 from hdsweep.store import Store
@@ -101,7 +104,7 @@ class Context:
 
     def has(self, stage: Stage) -> bool:
         """Whether a stage is there already."""
-        key = key_of(stage, self.trial.data_name, self.trial.fingerprint)
+        key = key_of(stage, self.trial)
         return key in self._held or stages.is_whole(stages.folder_of(self._stage_root, stage, key))
 
     def alone(self) -> AbstractContextManager[bool]:
@@ -117,7 +120,7 @@ class Context:
     ) -> tuple[str, Callable[[Path], None]]:
         """A stage's key, and its builder with a look at the data behind it."""
         _require_code(stage, build)
-        key = key_of(stage, self.trial.data_name, self.trial.fingerprint)
+        key = key_of(stage, self.trial)
         place = stages.folder_of(self._stage_root, stage, key)
         if place in self._building:
             raise ValueError(f"stage '{stage.name}' is asked for while it is being built")
@@ -126,10 +129,14 @@ class Context:
         def build_from_the_same(folder: Path) -> None:
             self._building.append(place)
             try:
-                build(folder)
-            finally:
-                self._building.pop()
-            self.require_the_same()
+                try:
+                    build(folder)
+                finally:
+                    self._building.pop()
+                self.require_the_same()
+            except DataChanged:  # checkpoints may be of the data as they were meanwhile
+                shutil.rmtree(stages.progress_of(place), ignore_errors=True)
+                raise
 
         return key, build_from_the_same
 
@@ -143,8 +150,8 @@ class Context:
         whole = home / f"{step:09d}"
         try:
             save(partial)
-            if not whole.exists():
-                os.rename(partial, whole)
+            partial.chmod(stat.S_IMODE(home.stat().st_mode))  # who shares a store goes on with it
+            _put(partial, whole)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         for old in _checkpoints(home)[:-1]:
@@ -166,6 +173,10 @@ class Context:
         self.log.info("continues from step %d", step)
         return whole[-1]
 
+    def forget(self) -> None:
+        """Remove the checkpoints of the trial."""
+        shutil.rmtree(self._folder / "checkpoint", ignore_errors=True)
+
     @property
     def _checkpoint_home(self) -> Path:
         """Of the stage that is being built, or of the trial."""
@@ -181,10 +192,20 @@ class Context:
             stages.let_go(self._held.popitem()[1][1])
 
 
-def key_of(stage: Stage, data_name: str, fingerprint: str) -> str:
-    """What names a stage's folder, for data of this name and content."""
-    source = provenance.source_digest(dataset_module(data_name), stage.code)
-    return stages.stage_key(stage, fingerprint, source)
+def key_of(stage: Stage, trial: Trial) -> str:
+    """What names a stage's folder, for data of this content that are read in this way."""
+    source = provenance.source_digest(dataset_module(trial.data_name), stage.code)
+    # With the data's parameters: items of one name and files may be cut at another scale.
+    read = trial.identity.get("data", {"content": trial.fingerprint})
+    return stages.stage_key(stage, digest(read), source)
+
+
+def _put(partial: Path, whole: Path) -> None:
+    try:
+        os.rename(partial, whole)
+    except OSError:
+        if not whole.is_dir():  # else one that lost its lease has taken the same step
+            raise
 
 
 def _checkpoints(home: Path) -> list[Path]:

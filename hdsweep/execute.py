@@ -180,7 +180,7 @@ def _run(
         log.info("%s after %.1f s", status, wall_s)
         record = _record(job, status, found, origin, device, started, wall_s)
         record = store.put(record, replace=job.rerun)
-        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+        context.forget()
     return record
 
 
@@ -230,16 +230,20 @@ def _attempt(method: Method, trial: Trial, context: Context) -> tuple[Status, di
         _seed(trial.seed, method, context.threads)
         dataset = load_dataset(trial.data_name)
         data_params = dataset.params.model_validate(dict(trial.data_params))
-        _same_data(dataset, data_params, trial)
-        loaded = dataset.load(data_params)
         params = method.params.model_validate(dict(trial.params))
+        _same_data(dataset, data_params, trial)
+        _same_params(params, trial)
 
         def require_the_same() -> None:
-            _same_data(dataset, data_params, trial)
-            _same_params(params, trial)
+            try:
+                _same_data(dataset, data_params, trial)
+                _same_params(params, trial)
+            except DataChanged:  # checkpoints may be of the data as they were meanwhile
+                context.forget()
+                raise
 
-        _same_params(params, trial)
         context.require_the_same = require_the_same
+        loaded = dataset.load(data_params)
         outcome = method.run(params, loaded, context)
         _check(outcome, method, method.tested(params, loaded))
         found = _measured(outcome, loaded)  # reads masks, so before the last look at the data
@@ -252,6 +256,8 @@ def _attempt(method: Method, trial: Trial, context: Context) -> tuple[Status, di
     except (StoreError, DataChanged):
         raise
     except HdsweepError as error:
+        if isinstance(error, DataError):  # what was missed may have gone since the plan was made
+            context.require_the_same()
         context.log.error("failed: %s", error)
         kind = "infeasible" if isinstance(error, Infeasible) else "request"
         return "failed", _note(kind, error, trace=False)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -52,9 +53,13 @@ class Lease:
             self._file.force_break()
         return False
 
-    def is_there(self) -> bool:
-        """Whether somebody holds it, or died holding it."""
-        return os.path.lexists(self._marker)
+    def is_held(self) -> bool:
+        """Whether somebody seems to hold it; only ``take`` is sure. Who died elsewhere seems to."""
+        owner = self._file.owner
+        if owner is None:
+            return os.path.lexists(self._marker)
+        host = owner.hostname.partition("?")[0]  # the library adds the namespace of processes
+        return host != socket.gethostname() or os.path.exists(f"/proc/{owner.pid}")
 
     def lost(self) -> bool:
         """Whether another process has taken it over since."""

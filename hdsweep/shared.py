@@ -116,7 +116,7 @@ class _Look:
         inputs = canonical_json(stage.inputs)
         name = (stage.name, stage.version, inputs, stage.code, trial.fingerprint)
         if name not in self._named:
-            key = key_of(stage, trial.data_name, trial.fingerprint)
+            key = key_of(stage, trial)
             folder = str(folder_of(Path(), stage, key))
             exists, size_bytes = _look_at(self._root / folder)
             self._named[name] = folder

@@ -1,8 +1,8 @@
 """Work that trials share, done once and named by what it was made from.
 
 A stage's folder is ``ROOT/stages/<name>/<key>``; the key is the digest of name, version, inputs,
-the data's fingerprint and the source of the code. It is built beside its place and renamed into it,
-so that a folder of that name is always whole.
+the data with their parameters, and the source of the code. It is built beside its place and renamed
+into it, so that a folder of that name is always whole.
 
 Who builds holds a lease (see ``lease.py``). One who lost it, stopped for long, and goes on later
 finds the stage built by another, and takes it: both built the same, and only the rename decides, so
@@ -81,16 +81,16 @@ class Note(BaseModel):
     host: str
 
 
-def stage_key(stage: Stage, fingerprint: str, source: str) -> str:
+def stage_key(stage: Stage, data: str, source: str) -> str:
     """20 hex digits that name a stage's content.
 
     Args:
         stage: What is asked for.
-        fingerprint: Of the data.
+        data: Digest of the data's content, and of the parameters by which they are read.
         source: Digest of the code that reads the data and builds.
     """
     content = {"stage": stage.name, "version": stage.version, "inputs": stage.inputs}
-    return digest(content | {"data": fingerprint, "source": source})
+    return digest(content | {"data": data, "source": source})
 
 
 def folder_of(root: Path, stage: Stage, key: str) -> Path:
@@ -196,8 +196,9 @@ def _make(target: Path, lease: Lease, stage: Stage, build: Callable[[Path], None
         if not is_whole(target):
             _build(target, stage, build)
     except Exception:
-        # Who took over may have removed what its holder, dead to all appearance, had half built.
-        if not lease.lost():
+        # Who took over may have removed what its holder, dead to all appearance, had half built;
+        # and a holder that woke up and was faster takes away the checkpoints of both.
+        if not (lease.lost() or is_whole(target)):
             raise
 
 
@@ -241,6 +242,10 @@ def _build(target: Path, stage: Stage, build: Callable[[Path], None]) -> None:
                 set_aside(target)  # damaged: somebody has removed its note
                 os.rename(folder, target)
         shutil.rmtree(progress_of(target), ignore_errors=True)
+
+
+def _target_of(progress: Path) -> Path:
+    return progress.with_name(progress.name[1:].removesuffix(_PROGRESS))
 
 
 def _require_plain(folder: Path, stage: Stage) -> None:
@@ -428,8 +433,7 @@ def is_abandoned(folder: Path) -> bool:
     if folder.name.startswith(".removed-"):
         return True  # as a whole; who removes it and who helps do not mind each other
     if folder.name.endswith(_PROGRESS):
-        target = folder.with_name(folder.name[1:].removesuffix(_PROGRESS))
-        return not Lease(target).is_there()
+        return not Lease(_target_of(folder)).is_held()
     try:
         with locked(folder / _LOCK) as free:
             return free
@@ -443,9 +447,15 @@ def remove_if_abandoned(folder: Path) -> None:
     """Remove a half built or half removed stage, if it is a dead process's."""
     if folder.is_symlink():
         return
-    if folder.name.startswith(".removed-") or folder.name.endswith(_PROGRESS):
-        if is_abandoned(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+    if folder.name.startswith(".removed-"):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    if folder.name.endswith(_PROGRESS):
+        lease = Lease(_target_of(folder))  # taken, so that nobody begins to go on with it
+        with contextlib.suppress(OSError):
+            if lease.take():
+                shutil.rmtree(folder, ignore_errors=True)
+            lease.release()
         return
     # Under the lock that its builder would take, even if that one has not got so far.
     with contextlib.suppress(OSError, StoreError), locked(folder / _LOCK, os.O_CREAT) as free:

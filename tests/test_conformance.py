@@ -674,7 +674,7 @@ def test_the_stages_that_are_declared_are_those_that_are_built(
 
     def folders(stages: Iterable[Stage]) -> Iterator[str]:
         for stage in stages:
-            yield f"stages/{stage.name}/{key_of(stage, trial.data_name, trial.fingerprint)}"
+            yield f"stages/{stage.name}/{key_of(stage, trial)}"
             yield from folders(stage.needs)
 
     declared = set(

@@ -149,10 +149,12 @@ def test_a_full_disk_is_not_the_methods_fault_and_nothing_is_recorded(run: Any) 
     assert list(run.store.finished()) == []
 
 
-@pytest.mark.parametrize("way", ["edit data", "lose data"])
+@pytest.mark.parametrize("way", ["edit data", "lose data", "miss data"])
 def test_data_that_change_while_a_trial_runs_are_noticed(run: Any, way: str) -> None:
     with pytest.raises(DataChanged):
         run(method="tests.methods.evil", way=way)
+    # Kept, it would be gone on with once the data are as planned again.
+    assert not list(run.store.root.glob("trials/*/*/checkpoint"))
     with pytest.raises(DataChanged):
         run()
     assert list(run.store.finished()) == []

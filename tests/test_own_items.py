@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,15 @@ def test_groups_of_the_method_are_those_of_the_table(tmp_path: Path, hdsweep: Ru
     assert both["cells"]["gap 2"]["mean"] == 1.0
     assert one["cells"]["gap 2"]["n"] == 0
     assert one["cells"]["pooled"]["mean"] == both["cells"]["pooled"]["mean"] == 1.0
+
+
+def test_the_hint_at_further_metrics_can_be_pasted(tmp_path: Path, hdsweep: Run) -> None:
+    path = sweep(tmp_path, "{gaps: [1, 2]}", '[auroc, f1, "auroc[group=gap 2]"]')
+    ran = hdsweep("run", path, "--inline")
+    (hint,) = (line for line in ran.stderr.splitlines() if line.startswith("more: hdsweep report"))
+    done = hdsweep(*shlex.split(hint)[2:])
+    assert done.returncode == 0, done.stderr
+    assert "auroc[group=gap 2] in %" in done.stdout
 
 
 def test_pooled_counts_each_item_once(tmp_path: Path, hdsweep: Run) -> None:
@@ -103,7 +113,7 @@ def test_a_group_that_no_arm_tests_is_refused_with_its_line(tmp_path: Path, hdsw
     path = sweep(tmp_path, "{gaps: [1, 2]}", '["auroc[group=gap 3]"]')
     done = hdsweep("plan", path)
     assert done.returncode == 2
-    assert "the data have no group 'gap 3'; did you mean 'gap" in done.stderr
+    assert "the data have no group 'gap 3'; the groups are gap 1, gap 2" in done.stderr
 
 
 def test_an_item_stands_once_in_each_group() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import mmap
 import os
 import random
@@ -21,8 +22,11 @@ import pytest
 from filelock._marker import OwnerRecord, encode_marker
 
 from hdsweep import cache, lease, stages
+from hdsweep.context import Context, key_of
 from hdsweep.errors import StoreError
 from hdsweep.method import Stage
+from hdsweep.store import Store
+from hdsweep.trial import Trial
 from tests.conftest import Run, interruptible
 from tests.lending import Lent
 
@@ -756,3 +760,101 @@ def test_checkpoints_of_a_builder_count_as_leftovers_once_nobody_builds(
     assert cache.strangers(root) == []
     assert hdsweep("cache", "trim", "1GB").returncode == 0
     assert not left.exists()
+
+
+def test_checkpoints_of_builders_that_were_killed_are_listed_and_trimmed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hdsweep: Run
+) -> None:
+    for step in ("2", "4"):
+        monkeypatch.setenv("DIES_AT", step)
+        assert patient(tmp_path, 0).returncode == -signal.SIGKILL
+    home = tmp_path / "results/stages/steps"
+    (left,) = home.glob(".*-checkpoint")
+    assert [path.name for path in left.iterdir()] == ["000000004"]
+    assert (tmp_path / "taken").read_text().split() == ["1", "2", "3", "4"]
+    listed = json.loads(hdsweep("cache", "list", "--format", "json").stdout)["leftovers"]
+    assert listed["count"] == 2  # with the half built stage
+    assert listed["size_bytes"] >= len("[1, 2, 3, 4]")
+    assert hdsweep("cache", "trim", "1GB").returncode == 0
+    assert list(home.iterdir()) == []
+
+
+def test_checkpoints_of_other_data_are_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are named by the data as planned, and these may come back."""
+    monkeypatch.setenv("SPOILS_AT", "2")
+    done = patient(tmp_path, 0)
+    assert "DataChanged" in done.stderr
+    (tmp_path / "labels/x/000.txt").write_text("x 0 0\n")  # as before
+    monkeypatch.delenv("SPOILS_AT")
+    assert patient(tmp_path, 0).returncode == 0
+    assert (tmp_path / "taken").read_text().split() == [*"12345", *"12345"]
+
+
+def test_who_shares_a_store_may_read_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIES_AT", "2")
+    before = os.umask(0o027)
+    try:
+        patient(tmp_path, 0)
+    finally:
+        os.umask(before)
+    (whole,) = (tmp_path / "results").glob("stages/steps/.*-checkpoint/000000002")
+    assert oct(whole.stat().st_mode)[-3:] == "750"
+
+
+def test_a_builder_whose_checkpoints_another_took_away_takes_its_stage(tmp_path: Path) -> None:
+    """The other had lost the lease without noticing, and was faster."""
+
+    def build(folder: Path) -> None:
+        progress = stages.progress_of(tmp_path / "stages/thing" / KEY)
+        progress.mkdir()
+        (tmp_path / "stages/thing" / KEY).mkdir()
+        (tmp_path / "stages/thing" / KEY / "stage.json").touch()
+        shutil.rmtree(progress)
+        tempfile.mkdtemp(dir=progress)
+
+    folder, held = obtain(tmp_path, build)
+    stages.let_go(held)
+    assert [path.name for path in folder.iterdir()] == ["stage.json"]
+    assert home(tmp_path) == [KEY]
+
+
+def test_two_builders_may_keep_a_checkpoint_of_one_step(tmp_path: Path) -> None:
+    """One has lost the lease without noticing; what both keep is the same."""
+    trial = Trial("0" * 20, "any", 1, {}, "tests.methods.labels", {}, "f" * 20, 1, {})
+    store = Store(tmp_path)
+    store.trial_dir(trial.id).mkdir(parents=True)
+    log = logging.getLogger("tests")
+    one, other = (
+        Context(trial, 1, store, "cpu", tmp_path, log, checkpoint_interval_s=0) for _ in range(2)
+    )
+
+    def save(folder: Path) -> None:
+        (folder / "state").write_text("three")
+        if not saved:
+            saved.append(folder)
+            other.checkpoint(3, save)
+
+    saved: list[Path] = []
+    one.checkpoint(3, save)
+    found = other.resume()
+    assert found is not None
+    assert (found / "state").read_text() == "three"
+    assert len(list(found.parent.iterdir())) == 1
+    other.close()
+
+
+def test_data_that_are_read_in_another_way_have_stages_of_their_own() -> None:
+    """A tile of 64 pixels at half the scale has the name and the file of one of 128 pixels."""
+
+    def key(**params: object) -> str:
+        content = {"name": "slides", "params": params, "content": "f" * 64}
+        data = "tests.methods.labels"
+        trial = Trial("0" * 20, "any", 1, {}, data, {}, "f" * 64, 1, {"data": content})
+        return key_of(THING, trial)
+
+    assert key(tile=128, downsample=1) != key(tile=64, downsample=2)
+    assert key(tile=128, downsample=1) == key(downsample=1, tile=128)

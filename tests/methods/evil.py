@@ -12,6 +12,7 @@ import numpy as np
 
 from hdsweep.method import (
     Data,
+    DataError,
     Method,
     MethodError,
     Outcome,
@@ -59,7 +60,10 @@ def run(params: Params, data: Data, context: TrialContext) -> Any:
         "disk": lambda: _raise(OSError(28, "No space left on device", "/x")),
         "edit data": lambda: data.test[0].path.write_text("x 0 1\n") and Outcome(found),
         "lose data": lambda: [item.path.unlink() for item in data.test] and Outcome(found),
+        "miss data": lambda: data.test[0].path.unlink() or _raise(DataError("no such file")),
     }
+    if params.way.endswith(" data"):
+        context.checkpoint(1, lambda _folder: None)
     return ways[params.way]()
 
 

@@ -1,4 +1,4 @@
-"""A method whose only stage takes steps, and whose process may be killed at one of them."""
+"""A method whose only stage takes steps, and whose process or data may suffer at one of them."""
 
 from __future__ import annotations
 
@@ -39,6 +39,8 @@ def run(params: Params, data: Data, context: TrialContext) -> Outcome:
             taken.append(step)
             text = json.dumps(taken)
             context.checkpoint(step, lambda to, text=text: _write(to / "taken.json", text))  # type: ignore[misc]
+            if os.environ.get("SPOILS_AT") == str(step):
+                _write(data.test[0].path, "x 0 1\n")
             if os.environ.get("DIES_AT") == str(step):
                 os.kill(os.getpid(), signal.SIGKILL)
         _write(folder / "taken.json", json.dumps(taken))
