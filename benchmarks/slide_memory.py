@@ -1,11 +1,11 @@
 """Memory and time of PatchCore on whole slides, whatever their size.
 
-    python -m benchmarks.slide_memory [--side 40000] [--small 8000] [--tissue 0.05]
+    python -m benchmarks.slide_memory [--side 40000] [--small 8000] [--tissue 0.05] [--pixels 160]
 
 Makes three pyramidal TIFFs of ``side`` x ``side`` pixels (one to train on, a normal and an
 anomalous one to test), and three of ``small``, and runs one trial of PatchCore on each, ``hdsweep
 run --inline`` in a process of its own: ResNet-18 with random weights, tiles of 256 pixels at full
-resolution, 200 training tiles, 1 % of their patches, streamed test features. Printed are the peak
+resolution that it sees at 160 pixels, 100 training tiles, 1 % of their patches, streamed test features. Printed are the peak
 memory of each process, that of making the slides, and what they would take if read whole.
 
 Aimed at: below 1.5 GB at 40,000 x 40,000, and about the same for the small ones.
@@ -29,8 +29,9 @@ from hdsweep.store import Store
 KNOBS: dict[str, Any] = {
     "encoder": "resnet18",
     "weights": "random",
-    "resize": 256,
-    "crop": 224,
+    "crop": None,
+    "pretrain_embed_dimension": None,
+    "target_embed_dimension": None,
     "coreset_percent": 1,
     "test_features": "streamed",
 }
@@ -42,20 +43,21 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=40_000)
     parser.add_argument("--small", type=int, default=8_000)
     parser.add_argument("--tissue", type=float, default=0.05)
+    parser.add_argument("--pixels", type=int, default=160, help="of a tile as the encoder sees it")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hds-", ignore_cleanup_errors=True) as name:
         for side in (options.small, options.side):
-            _one(Path(name) / str(side), side, options.tissue)
+            _one(Path(name) / str(side), side, options.tissue, options.pixels)
 
 
-def _one(folder: Path, side: int, tissue: float) -> None:
+def _one(folder: Path, side: int, tissue: float, pixels: int) -> None:
     folder.mkdir()
     make = {"train": 1, "normal": 1, "anomalous": 1, "size": side, "tissue": tissue}
     spec = {
         "name": f"slides_{side}",
         "method": "patchcore",
-        "data": {"name": "slides", "root": str(folder / "data"), "train_tiles": 200, "make": make},
-        "params": KNOBS,
+        "data": {"name": "slides", "root": str(folder / "data"), "train_tiles": 100, "make": make},
+        "params": KNOBS | {"resize": pixels},
         "seeds": [42],
         "arms": {"one": {}},
         "resources": {"gpus": 0, "cpus": os.cpu_count() or 1},

@@ -30,6 +30,9 @@ from trainables.encoders.stages import Split, features_stage, items_of
 __all__ = ["FrozenMaps", "PatchFeatures", "PatchShape", "joined"]
 
 
+_JOINED = 4  # images
+
+
 @dataclass(frozen=True, slots=True)
 class PatchShape:
     """Of the features of one image.
@@ -205,7 +208,12 @@ class PatchFeatures:
         """
         maps = self._network(normalised(torch.stack(list(images)).to(self._device)))
         params = self._params
-        return joined(maps, params.pretrain_embed_dimension, params.target_embed_dimension)
+        # What is in between is several times as large as the result, so it is made a few at a time.
+        parts = [
+            joined(some, params.pretrain_embed_dimension, params.target_embed_dimension)
+            for some in zip(*(found.split(_JOINED) for found in maps), strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     @cached_property
     def _network(self) -> FrozenMaps:

@@ -101,7 +101,8 @@ def measure_whole(
     """
     parts: dict[str | None, list[Item]] = {}
     for item in data.test:
-        parts.setdefault(item.part_of, []).append(item)
+        if item.group in indexes:
+            parts.setdefault(item.part_of, []).append(item)
     by_size = sorted((parts[w.name] for w in data.wholes if w.name in parts), key=len)
     if not by_size:
         return {}
