@@ -6,7 +6,8 @@ Makes three pyramidal TIFFs of ``side`` x ``side`` pixels (one to train on, a no
 anomalous one to test), and three of ``small``, and runs one trial of PatchCore on each, ``hdsweep
 run --inline`` in a process of its own: ResNet-18 with random weights, tiles of 256 pixels at full
 resolution that it sees at 160 pixels, 100 training tiles, 1 % of their patches, streamed test
-features. Printed are the peak memory of each process, that of making the slides, and what they would take if read whole.
+features. Printed are the peak memory of each process, that of making the slides, and what they
+would take if read whole.
 
 Aimed at: below 1.5 GB at 40,000 x 40,000, and about the same for the small ones.
 """
