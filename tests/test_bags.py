@@ -283,6 +283,13 @@ def test_ratios_that_mean_nothing_are_refused(ratios: Any) -> None:
         params(ratios=ratios)
 
 
+@pytest.mark.parametrize("knob", ["session", "window", "stride", "block"])
+def test_counts_that_no_data_have_are_refused_before_anything_is_counted(knob: str) -> None:
+    with pytest.raises(ValidationError, match=knob):
+        params(**{knob: 10**19})
+    why_no_bags(params(**{knob: 10**6}), DATA)  # and these are counted
+
+
 def test_the_order_in_which_ratios_are_written_makes_no_other_trial() -> None:
     assert params(ratios=[0.3, 0.1]).identity() == params(ratios=[0.1, 0.3]).identity()
 

@@ -492,7 +492,7 @@ def test_pretrained_weights_without_a_network_are_refused_at_once(
     took_s, message = line.split(" ", 1)
     assert float(took_s) < 5
     assert reason in message
-    assert "set 'weights' to that file's or folder's path, or to 'pretext' or 'random'" in message
+    assert "set 'weights' to that file's or folder's path, or to 'random', or 'pretext'" in message
 
 
 def test_without_looking_up_weights_the_name_stands_for_them() -> None:

@@ -451,6 +451,8 @@ def test_data_that_are_not_words_of_writers_are_infeasible(pages: Data) -> None:
     [
         {"batch_size": 7}, {"batch_size": 0}, {"epochs": 0}, {"mil_dropout": 1}, {"patience": 0},
         {"threshold_rule": "accuracy"}, {"centre": "mean"}, {"hidden": 0}, {"lr": 0},
+        {"hidden": 10**13}, {"attention": 10**13}, {"classifier_hidden": 10**13},
+        {"verification_pairs": 10**13},
     ],
 )  # fmt: skip
 def test_knobs_that_mean_nothing_are_refused(knobs: dict[str, Any]) -> None:

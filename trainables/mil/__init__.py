@@ -22,9 +22,9 @@ differ; a weighted sum of instances is a poor witness of that for writers it has
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hdsweep.method import Data, Item, Method, Outcome, Stage, Strict, TrialContext
 from trainables.mil.bags import BagParams, bags_stage, tasks_of, warnings_of, why_no_bags
@@ -55,9 +55,9 @@ class MilParams(Strict):
     """
 
     centre: Literal["none", "bag"] = "none"
-    hidden: int = Field(128, ge=1)
-    attention: int = Field(64, ge=1)
-    classifier_hidden: int = Field(0, ge=0)
+    hidden: int = Field(128, ge=1, le=16384)
+    attention: int = Field(64, ge=1, le=16384)
+    classifier_hidden: int = Field(0, ge=0, le=16384)
     mil_dropout: float = Field(0.25, ge=0, lt=1)
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
@@ -69,6 +69,15 @@ class MilParams(Strict):
 
 class Params(WordParams, BagParams, MilParams):
     """Knobs of the embedder, of the bags and of the network over them."""
+
+    @model_validator(mode="after")
+    def _deviates(self) -> Self:
+        if self.block == 1 and self.centre == "bag":
+            raise ValueError(
+                "with centre 'bag' the only instance of block 1 is the mean itself, and the network "
+                "would see zeros; raise block, or set centre to 'none'"
+            )
+        return self
 
 
 def stages(params: Params, data: Data, seed: int) -> Sequence[Stage]:

@@ -44,6 +44,7 @@ _VERSION = 1
 Bools = NDArray[np.bool_]
 
 _Ratio = Annotated[float, Field(gt=0, le=1)]
+_Count = Annotated[int, Field(ge=1, le=1_000_000)]  # numpy's integers end somewhere
 
 
 class BagParams(Strict):
@@ -61,10 +62,10 @@ class BagParams(Strict):
         bag_seed: Of the bags, not of a replicate.
     """
 
-    session: int = Field(9, ge=1)
-    window: int = Field(5, ge=1)
-    stride: int = Field(1, ge=1)
-    block: int = Field(10, ge=1)
+    session: _Count = 9
+    window: _Count = 5
+    stride: _Count = 1
+    block: _Count = 10
     ratios: tuple[_Ratio, ...] = Field((0.05, 0.1, 0.2, 0.3), min_length=1)
     replaced_by: Literal["another_writer", "same_writer"] = "another_writer"
     mixed_per_genuine: float = Field(2.0, gt=0, le=100)

@@ -280,7 +280,7 @@ class _Training:
     def _diverged(self, what: str) -> MethodError:
         return MethodError(
             f"the embedder's {what} is not finite at step {self._step} of {self._steps}; lower "
-            "embedder_lr, or check the data and the encoder's weights for extreme values"
+            "embedder_lr or scale, or check the data and the encoder's weights for extreme values"
         )
 
     def _save(self, folder: Path) -> None:

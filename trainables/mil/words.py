@@ -74,7 +74,7 @@ class WordParams(EncoderParams):
     embedder_batch_size: int = Field(64, ge=2)
     embedder_patience: int = Field(5, ge=1)
     embedder_seed: int = Field(0, ge=0, lt=2**63)
-    verification_pairs: int = Field(10_000, ge=2)
+    verification_pairs: int = Field(10_000, ge=2, le=10_000_000)
 
     @model_validator(mode="after")
     def _embedder_is_trained(self) -> Self:
