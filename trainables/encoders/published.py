@@ -124,5 +124,6 @@ def _unavailable(encoder: str, error: Exception) -> MethodError:
         f"the pretrained weights of '{encoder}' are not in the cache and cannot be had from the "
         f'model hub ({reason}). Where there is a network, run python -c "import timm; '
         f"timm.create_model('{encoder}', pretrained=True)\" and copy the {FILE} it caches; then "
-        "set 'weights' to that file's or folder's path, or to 'random', or 'pretext' for one that stays frozen, to do without"
+        "set 'weights' to that file's or folder's path, or to 'random', or 'pretext' for one that "
+        "stays frozen, to do without"
     )

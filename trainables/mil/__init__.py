@@ -74,8 +74,8 @@ class Params(WordParams, BagParams, MilParams):
     def _deviates(self) -> Self:
         if self.block == 1 and self.centre == "bag":
             raise ValueError(
-                "with centre 'bag' the only instance of block 1 is the mean itself, and the network "
-                "would see zeros; raise block, or set centre to 'none'"
+                "with centre 'bag' the only instance of block 1 is the mean itself, and the "
+                "network would see zeros; raise block, or set centre to 'none'"
             )
         return self
 
