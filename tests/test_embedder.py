@@ -369,6 +369,31 @@ def test_training_starts_from_a_file_of_weights_and_changes_all_of_them(tmp_path
             assert not torch.equal(moved[f"backbone.{name}"], value)
 
 
+ANY: dict[str, Any] = {"resize": "32x64", "embedder_epochs": 1}
+ANY |= dict.fromkeys(("patch_size", "embed_dim", "depth", "num_heads"))
+
+
+@pytest.mark.parametrize("encoder", ["test_convnext", "test_efficientnet", "mobilenetv3_small_050"])
+def test_any_network_of_timm_will_do(tmp_path: Path, encoder: str) -> None:
+    made = train(params(**ANY, encoder=encoder), pages(), Lent(tmp_path))
+    assert len(made.epochs) == 1
+    assert all(torch.isfinite(value).all() for value in weights(made).values())
+
+
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        ("convnxt_tiny", "is no network of timm .* did you mean 'convnext_tiny'"),
+        ("swin_tiny_patch4_window7_224", "makes no vector of images of 32x64 .* set resize"),
+    ],
+)
+def test_a_network_that_cannot_see_the_words_is_named(
+    tmp_path: Path, encoder: str, message: str
+) -> None:
+    with pytest.raises(MethodError, match=message):
+        train(params(**ANY, encoder=encoder), pages(), Lent(tmp_path))
+
+
 def test_a_diverged_training_says_what_to_do(tmp_path: Path) -> None:
     def blank(item: Item) -> NDArray[np.float32]:
         return np.full((3, 20, 30), np.nan if item.name.endswith("word_9.png") else 0.5, np.float32)

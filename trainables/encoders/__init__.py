@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -165,6 +165,9 @@ class EncoderParams(Strict):
         crop: Size of the centre crop that follows; null keeps the whole image.
     """
 
+    pools: ClassVar[bool] = False
+    """Whether only what the network says of a whole image is used: then any of timm's will do."""
+
     encoder: str = Field("vit_base_patch14_reg4_dinov2", pattern=r"^[A-Za-z0-9_.]+$")
     weights: Weights = "pretrained"
     patch_size: int | None = Field(None, ge=1, le=64)
@@ -222,6 +225,7 @@ class EncoderParams(Strict):
         if resolve and self.weights == "pretrained":
             from trainables.encoders import published
 
+            published.require_known(self.encoder, pools=self.pools)
             found["weights"] = f"sha256:{published.digest(self.encoder)}"
         return found
 

@@ -147,7 +147,7 @@ def network(params: EncoderParams, data: Data, context: TrialContext) -> Network
 
 def create(params: EncoderParams, size: tuple[int, int] | None = None) -> Network:
     """The network with fresh weights, for images of ``size`` (by default the crop's)."""
-    published.require_known(params.encoder)
+    published.require_known(params.encoder, pools=params.pools)
     if not is_transformer(params.encoder):
         try:
             return timm.create_model(params.encoder, pretrained=False, num_classes=0)

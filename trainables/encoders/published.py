@@ -66,16 +66,24 @@ def file(encoder: str) -> Path:
         raise _unavailable(encoder, error) from error
 
 
-def require_known(encoder: str) -> None:
-    """Raise MethodError, with the nearest names, unless timm has such a network."""
+def require_known(encoder: str, *, pools: bool = False) -> None:
+    """Raise MethodError, with the nearest names, unless timm has such a network.
+
+    Args:
+        encoder: Its name.
+        pools: Whether any network will do, not only those whose patches can be looked at.
+    """
     import timm
 
     known = timm.list_models("vit_*", module="vision_transformer")
     known += timm.list_models(module="resnet")
+    what = "neither a vision transformer nor a residual network"
+    if pools:
+        known += [name for name in timm.list_models() if not name.startswith("vit_")]
+        what = "no network"
     if encoder.partition(".")[0] not in known:
         raise MethodError(
-            f"encoder '{encoder}' is neither a vision transformer nor a residual network of timm "
-            + timm.__version__
+            f"encoder '{encoder}' is {what} of timm {timm.__version__}"
             + did_you_mean(encoder, difflib.get_close_matches(encoder, known))
         )
 
@@ -91,7 +99,7 @@ def _cached(encoder: str) -> Path | None:
 def _repository(encoder: str) -> str:
     import timm
 
-    require_known(encoder)
+    require_known(encoder, pools=True)
     try:
         config = timm.get_pretrained_cfg(encoder)
     except RuntimeError:

@@ -50,7 +50,7 @@ class Embedder(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = nn.Sequential(
-            nn.Linear(int(backbone.num_features), params.projection_dim),
+            nn.Linear(_width(backbone), params.projection_dim),
             nn.BatchNorm1d(params.projection_dim),
             nn.ReLU(),
             nn.Dropout(params.embedder_dropout),
@@ -63,6 +63,25 @@ class Embedder(nn.Module):
         found = self.backbone.forward_features(images)
         embedding: Tensor = self.head(self.backbone.forward_head(found, pre_logits=True))
         return embedding
+
+
+def _width(backbone: Network) -> int:
+    """Of the vector that a network makes of an image; some have layers after the pooling."""
+    return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)
+
+
+@torch.no_grad()
+def _require_sight(net: Embedder, params: WordParams) -> None:
+    """Raise MethodError unless the network makes a vector of images of this size."""
+    try:
+        net.eval()(torch.zeros(1, 3, *params.crop))
+    except (RuntimeError, AssertionError, ValueError, TypeError, AttributeError) as error:
+        height, width = params.crop
+        reason = str(error).strip().partition("\n")[0]
+        raise MethodError(
+            f"encoder '{params.encoder}' makes no vector of images of {height}x{width} ({reason}); "
+            "set resize to a size that it takes, or name another encoder"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +175,9 @@ class _Training:
         self._label = torch.from_numpy(label)
         random = params.weights == "random"  # of the embedder's own seed
         backbone = create(params) if random else network(params, data, context)
-        self._net = Embedder(backbone.requires_grad_(requires_grad=True), params).to(self._device)
+        net = Embedder(backbone.requires_grad_(requires_grad=True), params)
+        _require_sight(net, params)
+        self._net = net.to(self._device)
         self._margin = ArcFace(
             params.embedding_dim,
             len(writers),

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Literal, Self, get_args
+from typing import ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -35,7 +35,7 @@ class WordParams(EncoderParams):
     look through the same one.
 
     Args:
-        encoder: Name of the network that training starts from.
+        encoder: Name of the network of timm that training starts from, of whatever kind.
         resize: Size to which a word's image is resized, bilinear and antialiased.
         crop: Size of the centre crop that follows; null keeps the whole word.
         projection_dim: Width of the layer between the network and its embedding.
@@ -57,6 +57,8 @@ class WordParams(EncoderParams):
         verification_pairs: At most so many pairs of words, half of them of one writer, on which
             verification is measured.
     """
+
+    pools: ClassVar[bool] = True
 
     encoder: str = Field("vit_base_patch16_224", pattern=r"^[A-Za-z0-9_.]+$")
     resize: Size = (224, 224)
