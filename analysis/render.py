@@ -25,6 +25,7 @@ from rich.style import Style
 from analysis.frame import KNOB, MEAN, NOT_RUN
 from analysis.tables import UNDEFINED, Cell, Missing, Row, Table
 from hdsweep.errors import SpecError, did_you_mean
+from hdsweep.metrics import POOLED
 from hdsweep.trial import FORMAT
 
 Format = Literal["terminal", "md", "csv", "json"]
@@ -161,6 +162,8 @@ def _caption(table: Table) -> list[str]:
         lines.append(
             f"{MEAN}: over groups, weighted equally, within each trial; missing if a group is"
         )
+    if POOLED in _shown(table):
+        lines.append(f"{POOLED}: over the items of all groups together, each item once")
     if table.definition:
         lines.append(f"{_visible(table.metric)}: {table.definition}")
     return lines + _notes(table)

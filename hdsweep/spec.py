@@ -336,6 +336,8 @@ def first_error(
         key = str(loc[-1])
         return source.error(where, f"unknown key '{key}'{did_you_mean(key, known)}")
     if detail["type"] == "missing":
+        if isinstance(loc[-1], int):
+            return source.error(where[:-1], f"entry {loc[-1] + 1} of the list is missing")
         return source.error(where[:-1], f"'{loc[-1]}' is missing")
     message = in_plain_words(detail)
     found = detail.get("input")

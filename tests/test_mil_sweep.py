@@ -158,6 +158,7 @@ def test_tasks_that_are_one_are_told_and_reported_as_one(hdsweep: Run, write: Wr
         ({"params": {"ratios": [0]}}, "ratios"),
         ({"params": {"ratios": [0.2, 1.5]}}, "ratios"),
         ({"data": {"writers": [6, 3, 9]}}, "writers"),
+        ({"data": {"writers": [6, 3]}}, "data.writers: entry 3 of the list is missing"),
         ({"params": {"weights": "pretext"}}, "trained to tell writers apart"),
         ({"params": {"block": 1, "centre": "bag"}}, "would see zeros; raise block"),
         ({"params": {"margn": 0.2}}, "did you mean 'margin'?"),

@@ -65,6 +65,8 @@ def test_pooled_counts_each_item_once(tmp_path: Path, hdsweep: Run) -> None:
                          "precision[group=pooled]", "--format", "json"))  # fmt: skip
     table = shown["tables"][0]
     (row,) = table["rows"]
+    text = hdsweep("report", "--metric", "precision[group=pooled]").stdout
+    assert "pooled: over the items of all groups together, each item once" in text
     # Of 20 singles from 0 to .9, three reach .8; each gap has ten couples.
     assert row["cells"]["gap 1"]["mean"] == pytest.approx(10 / 13)
     assert row["cells"]["pooled"]["mean"] == pytest.approx(20 / 23)
@@ -113,6 +115,7 @@ def test_a_group_that_no_arm_tests_is_refused_with_its_line(tmp_path: Path, hdsw
     path = sweep(tmp_path, "{gaps: [1, 2]}", '["auroc[group=gap 3]"]')
     done = hdsweep("plan", path)
     assert done.returncode == 2
+    assert "Traceback" not in done.stderr
     assert "the data have no group 'gap 3'; the groups are gap 1, gap 2" in done.stderr
 
 
