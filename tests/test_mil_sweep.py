@@ -79,7 +79,7 @@ def quickstart(tmp_path: Path, **changes: Any) -> Path:
 def test_the_quickstart_learns_to_tell_unseen_writers_apart(tmp_path: Path, hdsweep: Run) -> None:
     sweep = yaml.safe_load((ROOT / "sweeps" / "mil_quickstart.yaml").read_text())
     arms = {name: sweep["arms"][name] for name in ("centred", "control")}
-    path = quickstart(tmp_path, seeds=[42], arms=arms)
+    path = quickstart(tmp_path, seeds=[42], arms=arms, report={"metrics": ["auroc"]})
     done = hdsweep("run", path, "--inline", timeout=900)
     assert done.returncode == 0, done.stderr
     store = Store(tmp_path / "results")
