@@ -76,11 +76,10 @@ def load(store: Store, sweep: PlannedSweep, metrics: Sequence[str] = ()) -> pd.D
     Returns:
         One row per metric, cell of the plan, seed and group, in this order; the groups in their
         order of report, POOLED where a name asks for it, MEAN. Columns: ``metric`` (canonical,
-        without group), ``arm``,
-        ``cell`` (position in the plan), one ``knob.<name>`` for each swept knob (pandas.NA in arms
-        without it), ``seed``, ``trial``, ``group``, ``status`` (one of STATUS), ``value`` (as
-        stored, NaN where there is none) and ``reason`` (empty where there is a value). A scalar
-        has rows of group MEAN only. ``attrs["sweep"]`` is the sweep's name.
+        without group), ``arm``, ``cell`` (position in the plan), one ``knob.<name>`` for each swept
+        knob (pandas.NA in arms without it), ``seed``, ``trial``, ``group``, ``status`` (one of
+        STATUS), ``value`` (as stored, NaN where there is none) and ``reason`` (empty where there is
+        a value). A scalar has rows of group MEAN only. ``attrs["sweep"]`` is the sweep's name.
 
     Raises:
         SpecError: An unknown metric or group, or no metric at all.

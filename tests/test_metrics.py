@@ -119,6 +119,29 @@ def test_the_nearest_rule_is_the_published_code(case: Case, percent: float) -> N
 
 
 @sampled
+@given(cases(), st.integers(0, 10**6), st.sampled_from([0.0, 1e-9, -1e-9]))
+def test_scores_of_at_least_a_threshold_are_called(case: Case, place: int, beside: float) -> None:
+    label, score = case
+    threshold = float(score[place % len(score)]) + beside  # at a score, and right beside it
+    flagged = score >= threshold
+    p, r, f, _ = precision_recall_fscore_support(
+        label, flagged, average="binary", zero_division=np.nan
+    )
+    assert metrics.recall(label, score, threshold) == pytest.approx(r)
+    assert metrics.accuracy(label, score, threshold) == pytest.approx(np.mean(flagged == label))
+    specificity = np.mean(~flagged[~label])
+    expected = (r + specificity) / 2
+    assert metrics.balanced_accuracy(label, score, threshold) == pytest.approx(expected)
+    if flagged.any():
+        assert metrics.precision(label, score, threshold) == pytest.approx(p)
+        assert metrics.f1(label, score, threshold) == pytest.approx(f)
+    else:
+        assert metrics.f1(label, score, threshold) == 0
+        with pytest.raises(UndefinedMetric, match="no item reaches"):
+            metrics.precision(label, score, threshold)
+
+
+@sampled
 @given(cases())
 def test_the_oracle_threshold_has_the_largest_f1_of_all_thresholds(case: Case) -> None:
     label, score = case

@@ -123,9 +123,14 @@ def repeated(seen: Sequence[Seen]) -> int:
 
 def sizes_of(seen: Sequence[Seen]) -> str:
     """The most common sizes, for a cell of a table."""
-    sizes = [size for size, _ in Counter(one.size for one in seen if one.size).most_common()]
-    more = f" and {len(sizes) - _SIZES} more" if len(sizes) > _SIZES else ""
-    return ", ".join(sizes[:_SIZES]) + more or "-"
+    return most_common([one.size for one in seen if one.size])
+
+
+def most_common(values: Sequence[str]) -> str:
+    """The most common values, for a cell of a table."""
+    found = [value for value, _ in Counter(values).most_common()]
+    more = f" and {len(found) - _SIZES} more" if len(found) > _SIZES else ""
+    return ", ".join(found[:_SIZES]) + more or "-"
 
 
 def modes_of(seen: Sequence[Seen]) -> str:

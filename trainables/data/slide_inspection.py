@@ -14,6 +14,7 @@ from pathlib import Path
 from hdsweep.method import Check, DataError
 from hdsweep.spec import file_digest
 from trainables.data.folders import MARKER, first, is_folder, names_in, require_root, some
+from trainables.data.inspection import most_common
 from trainables.data.repeats import leaks, repeats
 from trainables.data.slides import (
     SPLITS,
@@ -27,7 +28,6 @@ from trainables.data.slides import (
     verify,
 )
 
-_SIZES = 3  # in one cell of the table
 _THREADS = 4
 
 
@@ -70,8 +70,8 @@ class _Part:
         return {
             "split": self.split,
             "slides": len(self.seen),
-            "size": _common([f"{h}x{w}" for w, h in (one.size for one in looks)]),
-            "levels": _common([str(one.levels) for one in looks]),
+            "size": most_common([f"{h}x{w}" for w, h in (one.size for one in looks)]),
+            "levels": most_common([str(one.levels) for one in looks]),
             "tiles": sum(tiles),
             "used": sum(tiles if most is None else (min(most, n) for n in tiles)),
             "tissue_percent": round(100 * sum(tiles) / squares, 1) if squares else "-",
@@ -214,10 +214,3 @@ def _strays(folder: Path, part: _Part) -> list[str]:
     if alone:
         lines.append(f"{folder}: no slide has the boundaries {some(alone)}; rename or remove them")
     return lines
-
-
-def _common(values: Sequence[str]) -> str:
-    """The most common values, for a cell of the table."""
-    found = [value for value, _ in Counter(values).most_common()]
-    more = f" and {len(found) - _SIZES} more" if len(found) > _SIZES else ""
-    return ", ".join(found[:_SIZES]) + more or "-"
