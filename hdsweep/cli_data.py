@@ -16,7 +16,7 @@ from rich.text import Text
 from hdsweep import data as datafiles
 from hdsweep.errors import DataError, SpecError, did_you_mean
 from hdsweep.method import load_dataset
-from hdsweep.spec import Strict, in_plain_words
+from hdsweep.strict import Strict, in_plain_words
 from hdsweep.views import Format, FormatOption, print_json
 from hdsweep.yamlfile import Loader
 

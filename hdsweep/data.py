@@ -25,7 +25,7 @@ from pydantic import ValidationError
 
 from hdsweep.errors import DataError
 from hdsweep.method import Dataset
-from hdsweep.spec import Strict, file_digest
+from hdsweep.strict import Strict, file_digest
 
 MADE = ".hdsweep.json"  # in a folder that a generator wrote: the generator's parameters
 

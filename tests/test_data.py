@@ -15,7 +15,7 @@ from hdsweep.cli_data import data_app
 from hdsweep.data import MADE, fingerprint, make_if_absent
 from hdsweep.errors import DataError, HdsweepError
 from hdsweep.method import load_dataset
-from hdsweep.spec import Strict
+from hdsweep.strict import Strict
 from tests.methods import labels
 
 LABELS = load_dataset("tests.methods.labels")

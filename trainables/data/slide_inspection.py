@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from hdsweep.method import Check, DataError
-from hdsweep.spec import file_digest
+from hdsweep.strict import file_digest
 from trainables.data.folders import MARKER, first, is_folder, names_in, require_root, some
 from trainables.data.inspection import most_common
 from trainables.data.repeats import leaks, repeats

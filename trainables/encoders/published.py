@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hdsweep.errors import did_you_mean
 from hdsweep.method import MethodError
-from hdsweep.spec import file_digest
+from hdsweep.strict import file_digest
 
 FILE = "model.safetensors"
 _ANSWER_S = 5.0  # how long the model hub may take to answer before it counts as unreachable
