@@ -15,10 +15,11 @@ from pathlib import Path
 
 from hdsweep import provenance, stages
 from hdsweep.curve import Curve
-from hdsweep.errors import DataChanged
+from hdsweep.errors import DataChanged, Stopped
 from hdsweep.identity import digest
 from hdsweep.machine import Machine
 from hdsweep.method import Stage, dataset_module
+from hdsweep.stopping import Watch, points_of, shared_rungs
 from hdsweep.store import Store
 from hdsweep.trial import Trial
 
@@ -54,6 +55,7 @@ class Context:
             longer those that name the trial.
         machine: The trial's place among others that run here.
         share: Whether stages are taken from and left in the store; else they are the trial's own.
+        watch: How the trial may be stopped early.
     """
 
     trial: Trial
@@ -66,6 +68,7 @@ class Context:
     require_the_same: Callable[[], None] = _nothing
     machine: Machine = field(default_factory=Machine)
     share: bool = True
+    watch: Watch | None = None
     _last_s: float = field(default_factory=time.monotonic)
     _began_s: float = field(default_factory=time.monotonic)
     _curve: Curve | None = None
@@ -82,10 +85,28 @@ class Context:
         return self.store.trial_dir(self.trial.id)
 
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append a point to the curve."""
+        """Append a point to the curve; raises Stopped where that, or another seed, shows enough."""
         if self._curve is None:
             self._curve = Curve(self._folder, self._began_s, self.log)
         self._curve.add(step, metrics)
+        # Others may find a stage built whose builder reports.
+        if self.watch is None or self._building or not self.watch.counts(step):
+            return
+        rungs, here = shared_rungs(self.store.root, self.watch), self.watch.configuration
+        if self.watch.stop.metric in metrics:
+            value = float(metrics[self.watch.stop.metric])
+            reason = rungs.report(here, self.watch.order, self.seed, step, value)
+        else:
+            reason = rungs.why_stopped(here)
+        if reason is not None:
+            raise Stopped(reason, self.watch.rule)
+
+    def require_going(self) -> None:
+        """Raise Stopped where other seeds have stopped the configuration."""
+        if self.watch is not None:
+            reason = shared_rungs(self.store.root, self.watch).why_stopped(self.watch.configuration)
+            if reason is not None:
+                raise Stopped(reason, self.watch.rule)
 
     def stage(self, stage: Stage, build: Callable[[Path], None]) -> Path:
         """Folder of work that trials share."""
@@ -170,6 +191,11 @@ class Context:
             self._curve.close()  # of a method that has reported before it asks
         step = int(whole[-1].name)
         self._curve = Curve(self._folder, self._began_s, self.log, last_step=step)
+        if self.watch is not None:  # averages go on, and the kill may have come before a decision
+            rungs, watch = shared_rungs(self.store.root, self.watch), self.watch
+            for at, value in points_of(self._folder, watch.stop.metric):
+                if watch.counts(at):
+                    rungs.report(watch.configuration, watch.order, self.seed, at, value)
         self.log.info("continues from step %d", step)
         return whole[-1]
 

@@ -103,7 +103,15 @@ class Curve:
         self._events = None
 
 
-def _points(path: Path, last_step: int) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_points(folder: Path) -> list[dict[str, Any]]:
+    """Points of the curve in a trial's folder, in their order, with NaN and infinity as numbers."""
+    points = (point for _, point in _points(folder / "curve.jsonl", math.inf))
+    return [
+        {name: v if name in _OWN else float(v) for name, v in point.items()} for point in points
+    ]
+
+
+def _points(path: Path, last_step: float) -> Iterator[tuple[str, dict[str, Any]]]:
     """Lines up to a step, and what they say; not those that a kill cut."""
     with contextlib.suppress(FileNotFoundError):
         for line in path.read_bytes().split(b"\n"):

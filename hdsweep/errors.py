@@ -60,6 +60,23 @@ class Diverged(Exception):
         return f"{self.what} is not finite at step {self.step}"
 
 
+class Stopped(Exception):
+    """The sweep's stopping rule ends the trial; no fault of its method.
+
+    Args:
+        reason: In words.
+        rule: Digest of the rule.
+    """
+
+    def __init__(self, reason: str, rule: str) -> None:
+        super().__init__(reason, rule)  # both in args, so that it survives a process border
+        self.reason = reason
+        self.rule = rule
+
+    def __str__(self) -> str:
+        return self.reason
+
+
 def first_line(message: str) -> str:
     """What of a message fits a line: its first line that says anything."""
     lines = (line.strip() for line in message.splitlines())

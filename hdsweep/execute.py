@@ -34,6 +34,7 @@ from hdsweep.errors import (
     Diverged,
     HdsweepError,
     Infeasible,
+    Stopped,
     StoreError,
 )
 from hdsweep.machine import Machine
@@ -50,8 +51,9 @@ from hdsweep.method import (
     load_method,
     method_module,
 )
-from hdsweep.spec import Strict
+from hdsweep.stopping import Watch, shared_rungs
 from hdsweep.store import Store
+from hdsweep.strict import Strict
 from hdsweep.trial import Status, Trial, TrialRecord
 
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # not the method's doing
@@ -70,6 +72,8 @@ class Job:
         share: Whether it uses the store's stages, or does all work itself.
         stages: Folders below the store of the stages it asks for, in its order, each after those
             that are asked for while it is built.
+        cell: A readable name of the configuration that it is a replicate of.
+        watch: How it may be stopped early.
     """
 
     trial: Trial
@@ -79,6 +83,8 @@ class Job:
     rerun: bool = False
     share: bool = True
     stages: tuple[str, ...] = ()
+    cell: str = ""
+    watch: Watch | None = None
 
 
 class Listener(Protocol):
@@ -117,7 +123,9 @@ def run_trial(
     capture: bool,
     checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
 ) -> TrialRecord:
-    """Run a trial and keep its record; a trial that is already ``ok`` is not run.
+    """Run a trial and keep its record, unless the one that stands stays.
+
+    That is an ``ok`` one, or of a trial that this sweep has stopped by the same rule.
 
     Args:
         job: The trial and its threads.
@@ -135,7 +143,7 @@ def run_trial(
     """
     with store.running(job.trial.id):  # another sweep may be running the same trial
         standing = store.record(job.trial.id)
-        if standing is not None and standing.status == "ok" and not job.rerun:
+        if standing is not None and not job.rerun and _stays(standing, job, store):
             return standing
         try:
             return _run(job, store, origin, capture, checkpoint_interval_s)
@@ -143,6 +151,15 @@ def run_trial(
             if error.errno in _STORAGE:
                 raise _no_room(store, error) from None
             raise
+
+
+def _stays(record: TrialRecord, job: Job, store: Store) -> bool:
+    if record.status != "pruned" or job.watch is None:
+        return record.status == "ok"
+    # A rule compares configurations of one sweep: another sweep's may not be worse.
+    same_rule = (record.error or {}).get("rule") == job.watch.rule
+    rungs = shared_rungs(store.root, job.watch)
+    return same_rule and rungs.why_stopped(job.watch.configuration) is not None
 
 
 def _run(
@@ -170,7 +187,7 @@ def _run(
         stack.enter_context(threadpool_limits(job.threads))
         context = Context(
             trial, job.threads, store, device, scratch, log, checkpoint_interval_s,
-            machine=machine, share=job.share,
+            machine=machine, share=job.share, watch=job.watch,
         )  # fmt: skip
         stack.callback(context.close)
         started, began = datetime.now(UTC), time.monotonic()
@@ -227,6 +244,7 @@ def _attempt(method: Method, trial: Trial, context: Context) -> tuple[Status, di
         The status and the fields of the record that follow from it.
     """
     try:
+        context.require_going()  # before any work: it was handed out while another seed ran
         _seed(trial.seed, method, context.threads)
         dataset = load_dataset(trial.data_name)
         data_params = dataset.params.model_validate(dict(trial.data_params))
@@ -253,6 +271,10 @@ def _attempt(method: Method, trial: Trial, context: Context) -> tuple[Status, di
     except Diverged as error:
         context.log.warning("diverged: %s", error)
         return "diverged", _note("diverged", error, trace=False)
+    except Stopped as stopped:
+        context.log.info("stopped: %s", stopped)
+        found = _note("stopped", stopped, trace=False)
+        return "pruned", {"error": {**found["error"], "rule": stopped.rule}}
     except (StoreError, DataChanged):
         raise
     except HdsweepError as error:
@@ -304,7 +326,7 @@ def _same_params(params: Strict, trial: Trial) -> None:
 def _note(kind: str, error: BaseException, *, trace: bool) -> dict[str, Any]:
     message = (
         str(error)
-        if isinstance(error, HdsweepError | Diverged)
+        if isinstance(error, HdsweepError | Diverged | Stopped)
         else (f"{type(error).__name__}: {error}")
     )
     trace_text = "".join(traceback.format_exception(error)) if trace else ""

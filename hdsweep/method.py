@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hdsweep.errors import DataError, Diverged, Infeasible, MethodError, SpecError, did_you_mean
-from hdsweep.spec import ContentPath, Strict
 from hdsweep.stages import Stage
+from hdsweep.strict import ContentPath, Strict
 
 __all__ = [
     "AnomalyMaps",
@@ -270,7 +270,11 @@ class TrialContext(Protocol):
         Args:
             step: Of the method's own progress, from 1, not decreasing.
             metrics: Name -> value; a value may be NaN or infinite. No name may be ``step`` or
-                ``time_s``.
+                ``time_s``; those that are declared in ``Method.curve`` may have the trial stopped.
+
+        Raises:
+            Stopped: The sweep's stopping rule ends the trial here. It is no failure, and not to be
+                caught; what is reported in the builder of a stage stops nothing.
         """
 
     def stage(self, stage: Stage, build: Callable[[Path], None]) -> Path:
@@ -321,6 +325,10 @@ class TrialContext(Protocol):
         """
 
 
+def _unknown_steps(_params: Strict) -> None:
+    return None
+
+
 def _nothing(_params: Strict) -> Sequence[str]:
     return ()
 
@@ -364,6 +372,10 @@ class Method:
             items of those of the data (bags of words) or adds to them (slides to tiles); an item in
             several groups is given once for each.
         groups: (params, data) -> the groups of ``tested``, in their order of report.
+        curve: Names of the metrics that it reports while it runs, with some parameters or with all;
+            a sweep's stopping rule may watch one of them.
+        steps: params -> the last step of its curve, where that is known: nothing is saved by stopping
+            a trial there.
     """
 
     version: int
@@ -377,6 +389,8 @@ class Method:
     infeasible: Callable[[Any, Data], str | None] = _always_feasible
     tested: Callable[[Any, Data], Sequence[Item]] = _test_items
     groups: Callable[[Any, Data], Sequence[str]] = _data_groups
+    curve: tuple[str, ...] = ()
+    steps: Callable[[Any], int | None] = _unknown_steps
 
 
 def method_module(name: str) -> str:

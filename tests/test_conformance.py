@@ -571,6 +571,14 @@ def test_what_a_trial_leaves_is_well_formed(bench: Bench, method: str, setting: 
             assert np.isfinite([float(value) for value in point.values()]).all()
 
 
+@methods
+def test_a_method_declares_the_metrics_of_its_curve(bench: Bench, method: str) -> None:
+    cheap = METHODS[method].small.keys() - METHODS[method].dear
+    points = [point for name in cheap for point in bench.straight(method, name).curve]
+    reported = {name for point in points for name in point} - {"step"}
+    assert sorted(reported) == sorted(load_method(method).curve)
+
+
 def well_formed(found: Result, data: Data, method: str, setting: str) -> None:
     params = load_method(method).params.model_validate(METHODS[method].small[setting])
     tested = load_method(method).tested(params, data)

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from hdsweep.context import Context
+from hdsweep.curve import read_points
 from hdsweep.data import fingerprint, make_if_absent
-from hdsweep.errors import DataChanged, StoreError
+from hdsweep.errors import DataChanged, Stopped, StoreError
 from hdsweep.execute import Job, origin_of, run_trial
 from hdsweep.identity import digest
 from hdsweep.machine import Machine
-from hdsweep.method import load_dataset, load_method
+from hdsweep.method import Stage, load_dataset, load_method
+from hdsweep.stopping import SharedRungs, Watch, rule_of, shared_rungs
 from hdsweep.store import Store
+from hdsweep.strategy import Stop
 from hdsweep.trial import Trial, TrialRecord
 from tests.conftest import ROOT, Run
 
@@ -352,3 +360,159 @@ def test_a_log_that_finds_the_disk_full_ends_in_one_message(
         assert run.store.record(trial.id) is None
     finally:
         subprocess.run(["umount", "-l", place], check=True)
+
+
+# --- Stopped early --------------------------------------------------------------------------------
+
+CURVES = "tests.methods.curves"
+ASHA = Stop(rule="asha", metric="auroc", grace=2, reduction=2)
+
+
+def watched(run: Any, seed: int, quality: float, sweep: str = "s", **more: Any) -> Job:
+    """A trial of ``curves`` that a sweep may stop."""
+    place = f"quality={quality}"
+    watch = Watch(
+        more.pop("stop", ASHA),
+        larger_is_better=True,
+        sweep=sweep,
+        arm="a",
+        configuration=place,
+        order=0,
+    )
+    job = {"rerun": more.pop("rerun", False), "cell": place, "watch": watch}
+    trial = run.planned(seed=seed, method=CURVES, quality=quality, steps=6, **more)
+    return Job(trial, place, 0, 1, **job)
+
+
+def run_watched(run: Any, job: Job) -> TrialRecord:
+    return run_trial(job, run.store, origin_of(job), capture=True, checkpoint_interval_s=0)
+
+
+def test_a_trial_that_is_stopped_leaves_its_reason_and_its_curve(run: Any) -> None:
+    assert run_watched(run, watched(run, 1, 0.9)).status == "ok"
+    job = watched(run, 1, 0.1)
+    record = run_watched(run, job)
+    folder = run.store.trial_dir(record.id)
+    assert (record.status, record.ending) == ("pruned", "pruned")
+    assert record.error is not None
+    assert record.error["kind"] == "stopped"
+    assert record.error["message"].startswith("asha: auroc 0.5")
+    assert record.error["message"].endswith("at step 2 is below 0.5816, the best half of 1 other "
+                                            "configuration")  # fmt: skip
+    assert record.error["rule"] == rule_of("s", ASHA, larger_is_better=True)
+    assert record.error["traceback"] == ""
+    assert (record.metrics, record.scalars) == ({}, {})
+    assert run.store.predictions(record.id) is None
+    assert [point["step"] for point in read_points(folder)] == [1, 2]
+    assert not (folder / "checkpoint").exists()
+    assert "stopped: asha" in (folder / "log.txt").read_text()
+    assert run.store.record(record.id) == record
+
+
+def test_a_stopped_trial_is_run_again_only_where_its_sweep_did_not_stop_it(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = tmp_path / "runs"
+    monkeypatch.setenv("CURVES_RUNS", str(counted))
+    run_watched(run, watched(run, 1, 0.9))
+    record = run_watched(run, watched(run, 1, 0.1))
+    assert run_watched(run, watched(run, 1, 0.1)) == record
+    assert len(counted.read_text().splitlines()) == 2
+    again = run_watched(run, watched(run, 1, 0.1, rerun=True))
+    assert (again.status, len(counted.read_text().splitlines())) == ("pruned", 2)
+    other = watched(run, 2, 0.1, stop=ASHA.model_copy(update={"grace": 1}))
+    assert other.watch is not None
+    shared_rungs(run.store.root, other.watch).learn("good", 1, 1, [(1, 0.9)])
+    assert run_watched(run, other).status == "pruned"
+    again = run_watched(run, watched(run, 1, 0.1, stop=other.watch.stop))
+    assert again.error is not None  # of the rule that is in force
+    assert again.error["rule"] == other.watch.rule
+    edited = ASHA.model_copy(update={"grace": 3})
+    assert run_watched(run, watched(run, 1, 0.1, stop=edited)).status == "ok"
+
+
+@pytest.mark.parametrize("other", ["another sweep", "no sweep"])
+def test_a_trial_that_one_sweep_stopped_runs_to_its_end_for_another(run: Any, other: str) -> None:
+    run_watched(run, watched(run, 1, 0.9))
+    assert run_watched(run, watched(run, 1, 0.1)).status == "pruned"
+    job = watched(run, 1, 0.1, sweep="t")
+    if other == "no sweep":
+        job = replace(job, watch=None)
+    record = run_watched(run, job)
+    assert record.status == "ok"
+    assert run_watched(run, watched(run, 1, 0.1)) == record
+
+
+def test_a_seed_is_not_begun_when_another_of_its_configuration_was_stopped(run: Any) -> None:
+    run_watched(run, watched(run, 1, 0.9))
+    reason = run_watched(run, watched(run, 1, 0.1)).error["message"]  # type: ignore[index]
+    record = run_watched(run, watched(run, 2, 0.1))
+    assert record.error is not None
+    assert record.error["message"] == reason
+    assert read_points(run.store.trial_dir(record.id)) == []
+
+
+def test_a_running_seed_stops_when_another_of_its_configuration_is_stopped(run: Any) -> None:
+    slow = watched(run, 2, 0.1, step_s=0.4)
+    assert slow.watch is not None
+    found: list[TrialRecord] = []
+    thread = threading.Thread(target=lambda: found.append(run_watched(run, slow)))
+    thread.start()
+    folder = run.store.trial_dir(slow.trial.id)
+    while not read_points(folder):
+        time.sleep(0.01)
+    # Another process decides: the running one sees it in the file.
+    others = SharedRungs(run.store.root, "s", "a", ASHA, larger_is_better=True, look_s=0)
+    others.learn("good", 1, 1, [(2, 0.9)])
+    reason = others.report(slow.watch.configuration, 0, 1, 2, 0.1)
+    thread.join()
+    assert reason is not None
+    assert found[0].status == "pruned"
+    assert (found[0].error or {})["message"] == reason
+    assert 1 <= len(read_points(folder)) < 6
+
+
+def test_a_metric_that_is_not_reported_stops_nothing(run: Any) -> None:
+    other = ASHA.model_copy(update={"metric": "loss"})
+    for quality in (0.9, 0.1):
+        assert run_watched(run, watched(run, 1, quality, stop=other)).status == "ok"
+
+
+def test_a_resumed_trial_counts_what_it_had_reported(run: Any) -> None:
+    median = Stop(rule="median", metric="auroc", grace=1, interval=5)
+    job = watched(run, 1, 0.9, stop=median)
+    # As a kill leaves it before any decision was written: its curve and a checkpoint.
+    folder = run.store.trial_dir(job.trial.id)
+    (folder / "checkpoint/000000003").mkdir(parents=True)
+    (folder / "checkpoint/000000003/step.json").write_text("3")
+    early = [1.0, 0.9, 0.8]
+    (folder / "curve.jsonl").write_text(
+        "".join(json.dumps({"step": n, "time_s": 0, "auroc": v}) + "\n"
+                for n, v in enumerate(early, 1))
+    )  # fmt: skip
+    assert run_watched(run, job).status == "ok"
+    values = [point["auroc"] for point in read_points(folder)]
+    assert values[:3] == early
+    text = (run.store.root / "sweeps/s/rungs/a.jsonl").read_text()
+    first, second = (json.loads(line) for line in text.splitlines())
+    assert (first["step"], first["average"]) == (1, 1.0)
+    assert (second["step"], second["value"]) == (6, 1.0)
+    assert second["average"] == pytest.approx(np.mean(values))
+
+
+def test_reports_while_a_stage_is_built_stop_nothing(tmp_path: Path) -> None:
+    watch = Watch(ASHA, larger_is_better=True, sweep="s", arm="a", configuration="bad", order=1)
+    shared_rungs(tmp_path, watch).learn("good", 0, 1, [(2, 0.9), (4, 0.9)])
+    trial = Trial("0" * 20, CURVES, 1, {}, "tests.methods.labels", {}, "f", 1, {})
+    store = Store(tmp_path)
+    store.trial_dir(trial.id).mkdir(parents=True)
+    log = logging.getLogger("test")
+    context = Context(trial, 1, store, "cpu", tmp_path, log, watch=watch)
+
+    def build(folder: Path) -> None:
+        context.report(5, {"auroc": 0.1})
+
+    with contextlib.closing(context):
+        context.stage(Stage("built", 1, {}, __name__), build)
+        with pytest.raises(Stopped, match=r"auroc 0\.2 at step 6"):
+            context.report(6, {"auroc": 0.2})

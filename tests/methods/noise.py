@@ -62,4 +62,5 @@ METHOD = Method(
     source="none",
     uses_torch=False,
     scalars=("strength_seen",),
+    curve=("loss",),
 )

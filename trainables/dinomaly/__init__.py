@@ -249,4 +249,9 @@ METHOD = Method(
     scalars=("final_loss", "peak_memory_mb"),
     warn=warn,
     stages=stages,
-)
+    steps=lambda params: params.max_steps,
+    curve=(
+        "loss", "val/auroc", "grad/total_norm", "grad/nan_count", "lr", "p", "k", "aux/loss",
+        "aux/accuracy", "scale/weight_0", "scale/weight_1",
+    ),
+)  # fmt: skip

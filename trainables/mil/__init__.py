@@ -126,4 +126,6 @@ METHOD = Method(
     infeasible=infeasible,
     tested=tested,
     groups=groups,
+    curve=("loss", "val_auroc", "lr", "grad/total_norm", "grad/nan_count"),
+    steps=lambda params: params.epochs,
 )  # fmt: skip
