@@ -22,10 +22,12 @@ from typing import Any, Literal, get_args
 from rich.cells import cell_len
 from rich.style import Style
 
-from analysis.frame import KNOB, MEAN, NOT_RUN
+from analysis.frame import KNOB, MEAN, NOT_CHOSEN, NOT_RUN, SKIPPED
+from analysis.searches import Searched, how_far, is_optimistic
 from analysis.tables import UNDEFINED, Cell, Missing, Row, Table
 from hdsweep.errors import SpecError, did_you_mean
 from hdsweep.metrics import POOLED
+from hdsweep.planned import cell_name, knob_text
 from hdsweep.trial import FORMAT
 
 Format = Literal["terminal", "md", "csv", "json"]
@@ -57,21 +59,26 @@ def render(
     Returns:
         Text that ends with a newline.
 
-        CSV has a line per table, row and column: metric, arm, one ``knob.<name>`` per knob, group,
-        mean, std, n, planned, ddof, one column per status of what is missing, and reasons.
+        People are shown the best configurations of each search; CSV and JSON hold all.
+
+        CSV has a line per table, row and column: metric, arm, study, number, part, one
+        ``knob.<name>`` per knob, group, mean, std, n, planned, ddof, one column per status of what
+        is missing, and reasons.
 
         JSON is ``{"format": 1, "tables": [{"sweep", "metric", "definition", "is_rate",
         "larger_is_better", "ddof", "columns", "rows": [{"arm", "knobs": {name: value}, "cells":
         {column: {"mean", "std", "n", "planned", "ddof", "status": {status: count}, "missing":
-        [{"seed", "trial", "status", "reason"}]}}}]}]}``; keys are only ever added.
+        [{"seed", "trial", "status", "reason"}]}}, "study", "number", "part"}], "searches":
+        [{"study", "arm", "knobs", "sampler", "objectives", "trials", "drawn", "complete", "pruned",
+        "failed", "front", "best": [number]}], "select"}]}``; keys are only ever added.
 
     Raises:
         SpecError: Another format.
     """
     if form == "terminal":
-        return "\n".join(_terminal(table, width, color) for table in tables)
+        return "\n".join(_terminal(table.for_people(), width, color) for table in tables)
     if form == "md":
-        return "\n".join(_markdown(table) for table in tables)
+        return "\n".join(_markdown(table.for_people()) for table in tables)
     if form == "csv":
         return _csv(tables)
     if form == "json":
@@ -119,8 +126,8 @@ def _grid(table: Table) -> tuple[list[str], list[list[str]], int]:
     header = ["arm", *knobs, *(shown if table.is_rate else [table.metric])]
     rows = [
         [
-            row.arm,
-            *(_knob(row.knobs[name]) if name in row.knobs else "" for name in knobs),
+            cell_name(row.arm, {}, row.number),
+            *(_knob(row.knobs[name], row) if name in row.knobs else "" for name in knobs),
             *(cell_text(row.cells[column], table.is_rate, show_n) for column in shown),
         ]
         for row in table.rows
@@ -137,8 +144,11 @@ def _shown(table: Table) -> list[str]:
     return [c for c in table.columns if c != MEAN or len(table.columns) != 2]
 
 
-def _knob(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+def _knob(value: object, row: Row) -> str:
+    drawn = row.number is not None
+    return (
+        f"{value:.6g}" if isinstance(value, float) and not drawn else knob_text(value, drawn=drawn)
+    )
 
 
 def _title(table: Table) -> str:
@@ -166,7 +176,16 @@ def _caption(table: Table) -> list[str]:
         lines.append(f"{POOLED}: over the items of all groups together, each item once")
     if table.definition:
         lines.append(f"{_visible(table.metric)}: {table.definition}")
-    return lines + _notes(table)
+    return lines + [_visible(text) for text in _searched(table)] + _notes(table)
+
+
+def _searched(table: Table) -> list[str]:
+    """How what a search drew came to be in the table."""
+    chosen = any(row.part == "confirm" for row in table.rows)
+    said = f"chosen by {table.select}" if chosen else is_optimistic(table.searches)
+    return ([said] if said else []) + [
+        how_far(search, shown=not chosen) for search in table.searches
+    ]
 
 
 def _notes(table: Table) -> list[str]:
@@ -187,7 +206,8 @@ def _notes(table: Table) -> list[str]:
         everywhere = len([c for c in row.cells if c != MEAN]) or 1
         for trial, names in columns.items():
             where = "" if len(names) == everywhere else f", {', '.join(names)}"
-            why = trial.status if trial.status == NOT_RUN else f"{trial.status}: {trial.reason}"
+            obvious = trial.status == NOT_RUN and trial.reason != NOT_CHOSEN
+            why = trial.status if obvious else f"{trial.status}: {trial.reason}"
             seeds.setdefault(f"{where}: {why}", []).append(trial.seed)
         for what, which in seeds.items():
             plural = "seed" if len(which) == 1 else "seeds"
@@ -203,7 +223,8 @@ def _notes(table: Table) -> list[str]:
 
 
 def _name(row: Row) -> str:
-    return " ".join([row.arm, *(f"{name}={_knob(value)}" for name, value in row.knobs.items())])
+    knobs = (f"{name}={_knob(value, row)}" for name, value in row.knobs.items())
+    return " ".join([cell_name(row.arm, {}, row.number), *knobs])
 
 
 def _visible(text: str) -> str:
@@ -301,7 +322,7 @@ def _markdown(table: Table) -> str:
 
 # --- what programs read ---------------------------------------------------------------------------
 
-_MISSING = ("failed", "diverged", "pruned", NOT_RUN, UNDEFINED, "infeasible")
+_MISSING = ("failed", "diverged", "pruned", NOT_RUN, UNDEFINED, "infeasible", SKIPPED)
 
 
 def _csv(tables: Sequence[Table]) -> str:
@@ -311,7 +332,8 @@ def _csv(tables: Sequence[Table]) -> str:
     counts = [kind.replace(" ", "_") for kind in _MISSING]
     numbers = ["mean", "std", "n", "planned", "ddof"]
     named = [KNOB + name for name in knobs]
-    writer.writerow(["metric", "arm", *named, "group", *numbers, *counts, "reasons"])
+    drawn = ["study", "number", "part"]
+    writer.writerow(["metric", "arm", *drawn, *named, "group", *numbers, *counts, "reasons"])
     for table in tables:
         for row in table.rows:
             settings = [row.knobs.get(name) for name in knobs]
@@ -320,7 +342,8 @@ def _csv(tables: Sequence[Table]) -> str:
                 status = cell.status
                 counted = [status.get(kind, 0) for kind in _MISSING]
                 values = [getattr(cell, name) for name in numbers]
-                name = [table.metric, row.arm, *settings, column]
+                by = [getattr(row, name) for name in drawn]
+                name = [table.metric, row.arm, *by, *settings, column]
                 writer.writerow([*name, *values, *counted, reasons])
     return output.getvalue()
 
@@ -337,6 +360,7 @@ def _json_table(table: Table) -> dict[str, Any]:
             _fields(row) | {"cells": {name: _json_cell(cell) for name, cell in row.cells.items()}}
             for row in table.rows
         ],
+        "searches": [_fields(search) for search in table.searches],
     }
 
 
@@ -347,6 +371,6 @@ def _json_cell(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _fields(value: Table | Row | Cell | Missing) -> dict[str, Any]:
+def _fields(value: Table | Row | Cell | Missing | Searched) -> dict[str, Any]:
     # dataclasses.asdict copies deeply, which takes a second for 2000 rows
     return {name: getattr(value, name) for name in value.__slots__}

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from analysis.frame import KNOB
+from analysis.searches import Searched
 from hdsweep.errors import SpecError, did_you_mean
 from hdsweep.metrics import definitions, parse_metric
+from hdsweep.planned import Part
 
 UNDEFINED = "undefined"
 """Status, in a cell, of a trial that finished but has no value for the metric."""
@@ -29,7 +31,7 @@ class Missing:
     Args:
         seed: The replicate.
         trial: Its id.
-        status: failed, diverged, pruned, infeasible, not run or undefined.
+        status: failed, diverged, pruned, infeasible, not run, skipped or undefined.
         reason: In words.
     """
 
@@ -72,13 +74,19 @@ class Row:
 
     Args:
         arm: Name in the sweep file.
-        knobs: Swept knobs, as in the plan.
+        knobs: Swept and drawn knobs, as in the plan.
         cells: By column of the table.
+        study: Key of the search that drew it.
+        number: Its place in the order in which that search drew.
+        part: ``select`` for one to choose by, ``confirm`` for a chosen one, else ``run``.
     """
 
     arm: str
     knobs: Mapping[str, Any]
     cells: Mapping[str, Cell]
+    study: str | None = None
+    number: int | None = None
+    part: Part = "run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +101,8 @@ class Table:
         ddof: Of every cell.
         columns: Groups in the order of the data, then the mean over them, where it was asked for.
         rows: In the order of the plan.
+        searches: Of the sweep; their configurations are rows unless others were to be confirmed.
+        select: In words, how rows of part ``confirm`` were chosen.
     """
 
     sweep: str
@@ -102,11 +112,30 @@ class Table:
     ddof: int
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    searches: tuple[Searched, ...] = ()
+    select: str = ""
 
     @property
     def is_rate(self) -> bool:
         """Whether values lie in [0, 1]; a scalar has the unit that its name says."""
         return bool(self.definition)
+
+    def for_people(self) -> Table:
+        """The table with the best configurations alone of each search, the best first."""
+        best = {search.study: search.best for search in self.searches}
+        drawn = {(row.study, row.number): row for row in self.rows if _is_drawn(row)}
+        rows: list[Row] = []
+        for row in self.rows:
+            if row.study is None or not _is_drawn(row):
+                rows.append(row)
+            elif row.study in best:  # its first row; all of them come in its place
+                shown = ((row.study, number) for number in best.pop(row.study))
+                rows += [drawn[key] for key in shown if key in drawn]
+        return replace(self, rows=tuple(rows))
+
+
+def _is_drawn(row: Row) -> bool:
+    return row.study is not None and row.part != "confirm"
 
 
 def main_table(frame: pd.DataFrame, metric: str, ddof: int = 1) -> Table:
@@ -145,6 +174,8 @@ def main_table(frame: pd.DataFrame, metric: str, ddof: int = 1) -> Table:
         larger_is_better=asked.definition.larger_is_better if asked.definition else None,
         ddof=ddof,
         columns=columns,
+        searches=frame.attrs.get("searches", ()),
+        select=str(frame.attrs.get("select", "")),
         rows=tuple(
             Row(
                 arm=arm,
@@ -154,10 +185,16 @@ def main_table(frame: pd.DataFrame, metric: str, ddof: int = 1) -> Table:
                     if value is not pd.NA
                 },
                 cells={c: cells[cell, c] for c in columns if (cell, c) in cells},
+                study=None if pd.isna(study) else study,
+                number=None if number is pd.NA else int(number),
+                part=part,
             )
-            for cell, arm, setting in zip(
+            for cell, arm, study, number, part, setting in zip(
                 described["cell"],
                 described["arm"],
+                described["study"],
+                described["number"],
+                described["part"],
                 settings or ((),) * len(described),
                 strict=True,
             )

@@ -7,10 +7,11 @@ duplicated when it is made, because the launcher sends descriptors 1 and 2 to a 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
 from rich.console import Console, Group, RenderableType
@@ -19,10 +20,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hdsweep.errors import first_line
+from hdsweep.errors import StoreError, first_line
 from hdsweep.execute import Job
 from hdsweep.metrics import Metric
+from hdsweep.store import Store
 from hdsweep.trial import TrialRecord
+from hdsweep.values import value_of
 
 _SHOWN_RUNNING = 8  # lines; a node has eight GPUs
 
@@ -40,10 +43,12 @@ class Progress:
     Args:
         console: Where to write.
         name: Of the sweep.
-        total: Trials of the plan, finished ones included.
-        cached: How many of them were finished before.
+        total: Says how many trials there are to be, as far as that is known now, finished ones
+            included: a search adds some, and others are skipped.
+        cached: Says how many of them were finished before this run.
         metric: Whose best configuration is shown.
-        cell_of: Trial id -> label of its configuration, without the seed.
+        store: For values that a record lacks.
+        groups: Of the data; a value is their mean unless ``metric`` names one.
     """
 
     def __init__(
@@ -51,13 +56,15 @@ class Progress:
         console: Console,
         name: str,
         *,
-        total: int,
-        cached: int,
+        total: Callable[[], int],
+        cached: Callable[[], int],
         metric: Metric,
-        cell_of: Mapping[str, str],
+        store: Store,
+        groups: Sequence[str],
     ) -> None:
-        self._console, self._name, self._metric, self._cell_of = console, name, metric, cell_of
+        self._console, self._name, self._metric = console, name, metric
         self._total, self._cached = total, cached
+        self._store, self._groups = store, groups
         self._running: dict[str, tuple[Job, float]] = {}
         self._done: dict[str, TrialRecord] = {}
         self._values: dict[str, list[float]] = defaultdict(list)
@@ -94,7 +101,7 @@ class Progress:
         self._done[record.id] = record
         value = self._value(record)
         if value is not None:
-            self._values[self._cell_of[record.id]].append(value)
+            self._values[job.cell].append(value)
         self._note(self._line(job, record, value))
 
     def lost(self, job: Job, reason: str) -> None:
@@ -106,8 +113,8 @@ class Progress:
         if self._live:
             self._recent = [*self._recent[-2:], line]
         else:
-            done = self._cached + len(self._done)
-            self._console.print(Text(f"[{done}/{self._total}] ") + line)
+            done = self._cached() + len(self._done)
+            self._console.print(Text(f"[{done}/{max(done, self._total())}] ") + line)
             self._console.file.flush()
 
     def _line(self, job: Job, record: TrialRecord, value: float | None) -> Text:
@@ -121,15 +128,11 @@ class Progress:
         return line
 
     def _value(self, record: TrialRecord) -> float | None:
-        """The metric of one trial, its groups weighted equally; None unless all are defined."""
-        name = self._metric.key
-        if name in record.scalars:
-            return record.scalars[name]
-        groups = record.metrics.get(name, {})
-        if self._metric.group is not None:
-            return groups.get(self._metric.group)
-        values = [value for value in groups.values() if value is not None]
-        return sum(values) / len(values) if values and len(values) == len(groups) else None
+        try:
+            value, _ = value_of(self._store, record, self._metric, self._groups)
+        except StoreError:  # the report will name what is damaged; the run goes on
+            return None
+        return None if math.isnan(value) else value
 
     def _best(self) -> str:
         if not self._values:
@@ -143,22 +146,26 @@ class Progress:
         return f"best {self._metric} {means[best]:.4f}  {best} ({seeds} {plural} so far)"
 
     def _eta(self) -> str:
-        left = self._total - self._cached - len(self._done)
-        if not self._done or not left:
+        # By trials still to come and not by the share that is done: that falls as a search grows.
+        left = self._total() - self._cached() - len(self._done)
+        if not self._done or left <= 0:
             return ""
         return f"ETA {_duration((time.monotonic() - self._began_s) / len(self._done) * left)}"
 
     def _block(self) -> RenderableType:
-        done = self._cached + len(self._done)
+        done = self._cached() + len(self._done)
+        total = max(done, self._total())
         failed = sum(record.status in ("failed", "diverged") for record in self._done.values())
+        pruned = sum(record.status == "pruned" for record in self._done.values())
         head = Table.grid(padding=(0, 2))
         head.add_row(
             Text(self._name, style="bold"),
-            ProgressBar(total=max(1, self._total), completed=done, width=24),
-            f"{done}/{self._total} done",
+            ProgressBar(total=max(1, total), completed=done, width=24),
+            f"{done}/{total} done",
             f"{len(self._running)} running",
             Text(f"{failed} failed", style="red" if failed else ""),
-            f"{self._cached} cached",
+            *([Text(f"{pruned} pruned", style="yellow")] if pruned else []),
+            f"{self._cached()} cached",
             _duration(time.monotonic() - self._began_s),
             self._eta(),
         )

@@ -10,6 +10,7 @@ process killed at any moment leaves either a finished trial or one that was neve
                            tensorboard/         the curve once more, see curve.py
          stages/<stage>/<key>/               shared work, see stages.py
          sweeps/<name>/sweep.yaml plan.json
+                       decisions.jsonl      what was decided while it ran, see planned.py
                        tensorboard/<label>  -> the trial's; a convenience, may be deleted
 """
 
@@ -22,9 +23,7 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
-from dataclasses import replace as replaced
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,88 +32,23 @@ from filelock import FileLock, Timeout
 
 from hdsweep.curve import link_curves
 from hdsweep.errors import StoreError, did_you_mean
+from hdsweep.files import cannot_write, sync_folder, write_whole
 from hdsweep.method import Predictions
+from hdsweep.planned import (
+    PlannedCell,
+    PlannedSearch,
+    PlannedSweep,
+    append_to_log,
+    read_log,
+    write_log,
+)
 from hdsweep.trial import FORMAT, TrialRecord, newer_format
+
+__all__ = ["PlannedCell", "PlannedSearch", "PlannedSweep", "Store"]
 
 _ID = re.compile(r"^[0-9a-f]{20}\Z")
 _OURS = {"store.json", "trials", "stages", "sweeps"}
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedCell:
-    """One configuration of an arm, with its replicates.
-
-    Args:
-        arm: Name in the sweep file.
-        knobs: The swept knobs only, name -> value; empty for an arm without a grid.
-        trials: Seed -> trial id, in the file's order of seeds.
-    """
-
-    arm: str
-    knobs: Mapping[str, Any]
-    trials: Mapping[int, str]
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedSweep:
-    """What a sweep asked for: the rows a report must show, finished or not.
-
-    Args:
-        name: Folder below ``sweeps``.
-        question: In the author's words.
-        metrics: Default metrics of the report.
-        baseline: The arm others are compared with.
-        expect: Success criteria, stated before the run.
-        groups: The data's groups in their order of report.
-        cells: In file order.
-    """
-
-    name: str
-    question: str
-    metrics: tuple[str, ...]
-    baseline: str | None
-    expect: tuple[str, ...]
-    groups: tuple[str, ...]
-    cells: tuple[PlannedCell, ...]
-
-    def labels(self) -> dict[str, str]:
-        """Trial id -> readable name; a trial that two arms share has the first one's."""
-        found: dict[str, str] = {}
-        for cell in self.cells:
-            words = " ".join([cell.arm, *(f"{k}={v}" for k, v in cell.knobs.items())])
-            for seed, trial_id in cell.trials.items():
-                found.setdefault(trial_id, f"{words} seed={seed}")
-        return found
-
-    def to_bytes(self) -> bytes:
-        """The content of ``plan.json``."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False).encode() + b"\n"
-
-    @classmethod
-    def from_bytes(cls, content: bytes, where: str) -> PlannedSweep:
-        """Inverse of ``to_bytes``. Raises StoreError when it is not one."""
-        try:
-            value = json.loads(content)
-            if value["format"] > FORMAT:
-                raise newer_format(where, value["format"])
-            sweep = cls(**{f.name: value[f.name] for f in fields(cls)})
-            cells = tuple(
-                PlannedCell(c["arm"], c["knobs"], {int(s): i for s, i in c["trials"].items()})
-                for c in value["cells"]
-            )
-            return replaced(
-                sweep,
-                cells=cells,
-                metrics=tuple(sweep.metrics),
-                expect=tuple(sweep.expect),
-                groups=tuple(sweep.groups),
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StoreError(
-                f"{where}: not a plan ({type(error).__name__}: {error}); "
-                "run the sweep again to write it anew, its trials are kept"
-            ) from None
 
 
 class Store:
@@ -168,7 +102,7 @@ class Store:
                 self.root.mkdir(parents=True, exist_ok=True)
                 write_whole(self._marker, json.dumps({"format": FORMAT}).encode() + b"\n")
         except OSError as error:
-            raise _cannot_write(self.root, error) from None
+            raise cannot_write(self.root, error) from None
 
     @contextlib.contextmanager
     def running(self, trial_id: str) -> Iterator[None]:
@@ -182,7 +116,7 @@ class Store:
             lock = FileLock(folder / ".lock")
             lock.acquire()
         except OSError as error:
-            raise _cannot_write(folder, error) from None
+            raise cannot_write(folder, error) from None
         try:
             yield
         finally:
@@ -205,9 +139,9 @@ class Store:
             if standing is not None and standing.status == "ok":
                 return standing
             write_whole(target, record.to_bytes())
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
         except OSError as error:
-            raise _cannot_write(target, error) from None
+            raise cannot_write(target, error) from None
         return record
 
     def set_aside(self, trial_id: str) -> None:
@@ -228,7 +162,7 @@ class Store:
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
         except OSError as error:
-            raise _cannot_write(folder, error) from None
+            raise cannot_write(folder, error) from None
 
     def put_predictions(self, trial_id: str, predictions: Predictions) -> None:
         """Write ``predictions.parquet`` of a trial, whole or not at all."""
@@ -248,10 +182,10 @@ class Store:
             target.parent.mkdir(parents=True, exist_ok=True)
             write_whole(target, sink.getvalue().to_pybytes())
         except OSError as error:
-            raise _cannot_write(target, error) from None
+            raise cannot_write(target, error) from None
 
     def put_sweep(self, sweep: PlannedSweep, yaml: bytes) -> None:
-        """Keep what a sweep asked for, replacing what it asked before.
+        """Keep what a sweep asked for, replacing what it asked before; its decisions stay.
 
         Its ``tensorboard`` gets a link to the curve of each trial, by name, reported or not.
         """
@@ -261,9 +195,18 @@ class Store:
             write_whole(folder / "sweep.yaml", yaml)
             write_whole(folder / "plan.json", sweep.to_bytes())
         except OSError as error:
-            raise _cannot_write(folder, error) from None
+            raise cannot_write(folder, error) from None
         with contextlib.suppress(OSError):  # a convenience; no trial needs them
-            link_curves(folder / "tensorboard", sweep.labels())
+            planned = sweep.decided(self.decisions(sweep.name))
+            link_curves(folder / "tensorboard", planned.labels())
+
+    def decide(self, name: str, event: Mapping[str, Any]) -> None:
+        """Append to the decisions of a sweep that this process drives; see ``append_to_log``."""
+        append_to_log(self._log_of(name), event)
+
+    def put_decisions(self, name: str, events: Sequence[Mapping[str, Any]]) -> None:
+        """Replace all decisions of a sweep; what is raised is that of ``decide``."""
+        write_log(self._log_of(name), events)
 
     @contextlib.contextmanager
     def driving(self, name: str) -> Iterator[None]:
@@ -288,7 +231,7 @@ class Store:
                 ) from None
             raise StoreError(f"sweep {name}: is being run already by another process") from None
         except OSError as error:
-            raise _cannot_write(folder, error) from None
+            raise cannot_write(folder, error) from None
         since = datetime.now(UTC).isoformat(timespec="seconds")
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
         try:
@@ -373,7 +316,7 @@ class Store:
         return [p.parent.name for p in sorted(plans, key=lambda p: -p.stat().st_mtime_ns)]
 
     def sweep(self, name: str | None = None) -> PlannedSweep:
-        """What a sweep asked for; the latest one when no name is given."""
+        """What a sweep asked for and decided; the latest one when no name is given."""
         known = self.sweeps()
         if not known:
             raise StoreError(f"{self.root}: no sweep was run here; run one, or name its --store")
@@ -381,9 +324,14 @@ class Store:
             raise StoreError(f"{self.root}: no sweep '{name}'{did_you_mean(name, known)}")
         path = self._sweep_dir(name or known[0]) / "plan.json"
         try:
-            return PlannedSweep.from_bytes(path.read_bytes(), str(path))
+            planned = PlannedSweep.from_bytes(path.read_bytes(), str(path))
         except OSError as error:
             raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
+        return planned.decided(self.decisions(path.parent.name))
+
+    def decisions(self, name: str) -> list[dict[str, Any]]:
+        """What was decided while a sweep ran, in order; see ``read_log``."""
+        return read_log(self._log_of(name))
 
     def _folder_of(self, trial_id: str) -> str:
         if not _ID.match(trial_id):
@@ -395,6 +343,9 @@ class Store:
             raise StoreError(f"'{name}' is not the name of a sweep")
         return self.root / "sweeps" / name
 
+    def _log_of(self, name: str) -> Path:
+        return self._sweep_dir(name) / "decisions.jsonl"
+
     def _trial_folders(self) -> Iterator[os.DirEntry[str]]:
         try:
             prefixes = list(os.scandir(self.root / "trials"))
@@ -403,47 +354,3 @@ class Store:
         for prefix in prefixes:
             with contextlib.suppress(NotADirectoryError):
                 yield from (e for e in os.scandir(prefix) if _ID.match(e.name))
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Replace a file so that at every moment, a crash included, it is the old or the new one.
-
-    The content is on disk when this returns; the name may still be lost with the machine's power,
-    but for ``Store.put``, which makes all names of a trial's folder durable with its record.
-    """
-    temporary = _temporary(path, content)
-    try:
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _temporary(path: Path, content: bytes) -> Path:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp makes private files; a store is read by colleagues
-    except BaseException:
-        os.unlink(name)
-        raise
-    return Path(name)
-
-
-def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # some network filesystems refuse it, and need it less
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _cannot_write(path: Path, error: OSError) -> StoreError:
-    return StoreError(
-        f"{path}: cannot be written: {error.strerror}; free space or mend permissions and run the "
-        "same command again, finished trials are kept"
-    )

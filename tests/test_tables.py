@@ -7,19 +7,24 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from analysis import frame, render, tables
+from analysis.searches import searched
 from analysis.tables import Cell, Missing, Row, Table
 from hdsweep.errors import SpecError, StoreError
 from hdsweep.identity import digest
 from hdsweep.method import Predictions
 from hdsweep.metrics import STORED, STORED_PIXEL, definitions, evaluate
+from hdsweep.planned import PlannedSearch
 from hdsweep.store import PlannedCell, PlannedSweep, Store
 from hdsweep.trial import Trial, TrialRecord
 
@@ -382,8 +387,8 @@ def test_the_frame_is_tidy_in_the_order_of_the_plan(store: Store) -> None:
     sweep = planned([("topk", {"q": 5}, (7, 3)), ("tuned", {"lr": "1e-4"}, (7,))])
     found = frame.load(store, sweep, ["auroc", "latency_ms"])
     assert list(found.columns) == [
-        "metric", "arm", "cell", "knob.q", "knob.lr", "seed", "trial", "group", "status", "value",
-        "reason",
+        "metric", "arm", "cell", "study", "number", "part", "knob.q", "knob.lr", "seed", "trial",
+        "group", "status", "value", "reason",
     ]  # fmt: skip
     assert len(found) == 3 * (len(GROUPS) + 1) + 3
     assert found["group"].head(5).tolist() == [*GROUPS, "mean"]
@@ -392,7 +397,9 @@ def test_the_frame_is_tidy_in_the_order_of_the_plan(store: Store) -> None:
     assert found["knob.q"].head(1).tolist() == [5]
     assert found["knob.q"].iloc[-1] is pd.NA
     assert (found["reason"] != "").equals(found["value"].isna())
-    assert found.attrs == {"sweep": "golden"}
+    assert found[["study", "number"]].isna().all(axis=None)
+    assert found["part"].unique().tolist() == ["run"]
+    assert found.attrs == {"sweep": "golden", "searches": (), "select": ""}
 
 
 def test_a_metric_with_a_group_keeps_that_group_alone(store: Store) -> None:
@@ -537,7 +544,9 @@ def test_json_has_its_documented_keys(store: Store) -> None:
     made = value["tables"][0]
     assert set(made) == {
         "sweep", "metric", "definition", "is_rate", "larger_is_better", "ddof", "columns", "rows",
+        "searches", "select",
     }  # fmt: skip
+    assert set(made["rows"][0]) == {"arm", "knobs", "cells", "study", "number", "part"}
     assert made["rows"][0]["arm"] == HOSTILE
     cell = made["rows"][0]["cells"][HOSTILE]
     assert cell == {
@@ -576,3 +585,288 @@ def test_everything_that_is_stored_can_be_reported(store: Store) -> None:
     assert loaded["value"].notna().all()
     for name in STORED:
         assert tables.main_table(loaded, name).rows[0].cells["A"].mean == values[name]["A"]
+
+
+# --- searches -------------------------------------------------------------------------------------
+
+STUDY = "a" * 20
+SEEDS = (1, 2)
+Objectives = tuple[str, ...]
+
+
+def search(
+    objectives: Objectives = ("auroc",), maximize: tuple[bool, ...] = (True,), trials: int = 6
+) -> PlannedSearch:
+    return PlannedSearch(STUDY, "tuned", {}, trials, objectives, maximize, "mean", "tpe")
+
+
+def lr(number: int) -> float:
+    return 10 ** -(2.5 + number / 1000)
+
+
+def asked(number: int) -> dict[str, object]:
+    knobs = {"lr": lr(number)}
+    trials = {seed: trial("tuned", seed, knobs).id for seed in SEEDS}
+    return {
+        "event": "asked", "study": STUDY, "number": number, "arm": "tuned", "knobs": knobs,
+        "cell": knobs, "trials": trials,
+    }  # fmt: skip
+
+
+def told(number: int, state: str, *values: float) -> dict[str, object]:
+    return {
+        "event": "told", "study": STUDY, "number": number, "state": state, "values": list(values),
+    }  # fmt: skip
+
+
+def ran(store: Store, number: int, value: float) -> None:
+    """Both seeds of a drawn configuration, around a value."""
+    for seed, change in zip(SEEDS, (-0.01, 0.01), strict=True):
+        store.put(record(trial("tuned", seed, {"lr": lr(number)}), flat(value + change)))
+
+
+@pytest.fixture
+def drawn(store: Store) -> tuple[Store, PlannedSweep]:
+    """A search that drew 6: 4 that were told, one stopped on its second seed, one under way."""
+    for seed in SEEDS:
+        store.put(record(trial("plain", seed), flat(0.6)))
+    for number, value in enumerate((0.5, 0.8, 0.7, 0.9)):
+        ran(store, number, value)
+    stopped = {"kind": "stopped", "message": "asha: low at step 200", "traceback": ""}
+    first, second = (trial("tuned", seed, {"lr": lr(4)}) for seed in SEEDS)
+    store.put(record(first, flat(0.4)))
+    store.put(record(second, status="pruned", error=stopped))
+    sweep = replace(planned([("plain", {}, SEEDS)]), searches=(search(),))
+    store.put_sweep(sweep, b"")
+    events = [asked(n) for n in range(6)]
+    events += [told(n, "complete", v) for n, v in enumerate((0.5, 0.8, 0.7, 0.9))]
+    store.put_decisions(sweep.name, [*events, told(4, "pruned")])
+    return store, store.sweep()
+
+
+def test_people_are_shown_the_best_that_a_search_drew_and_how_far_it_is(
+    drawn: tuple[Store, PlannedSweep],
+) -> None:
+    table = one_table(*drawn)
+    for form in ("terminal", "md"):
+        text = render.render([table], form).replace("\\", "")
+        rows = [line for line in text.splitlines() if re.match(r"(\| )?(plain|tuned #)", line)]
+        found = [re.findall(r"plain|#\d|\d\.\d{6}|\d\d\.\d\d±", line)[:3] for line in rows]
+        assert found == [
+            ["plain", "60.00±", "60.00±"],
+            ["#3", "0.003141", "90.00±"],
+            ["#1", "0.003155", "80.00±"],
+            ["#2", "0.003148", "70.00±"],
+        ]
+        assert (
+            "tuned: 6 of 6 configurations drawn by tpe, 4 complete, 1 pruned, 1 under way; "
+            "the best 3 by mean auroc are shown; --format csv lists all\n"
+        ) in text
+        assert (
+            "the best of 6 on the seeds it was chosen by: optimistic; "
+            "seeds: {select: ..., confirm: ...} reports it on others\n"
+        ) in text
+        assert "missing:" not in text  # what is not shown is counted by the line on the search
+
+
+def test_programs_are_given_all_that_a_search_drew(drawn: tuple[Store, PlannedSweep]) -> None:
+    table = one_table(*drawn)
+    lines = list(csv.DictReader(io.StringIO(render.render([table], "csv"))))
+    mean = [line for line in lines if line["group"] == "mean"]
+    assert [line["number"] for line in mean] == ["", *map(str, range(6))]
+    assert {line["study"] for line in mean} == {"", STUDY}
+    assert {line["part"] for line in mean} == {"run"}
+    assert [float(line["knob.lr"]) for line in mean[1:]] == [lr(n) for n in range(6)]
+    assert (mean[5]["n"], mean[5]["pruned"], float(mean[5]["mean"])) == ("1", "1", 0.4)
+    made = json.loads(render.render([table], "json"))["tables"][0]
+    assert [row["number"] for row in made["rows"]] == [None, *range(6)]
+    assert made["rows"][1]["knobs"]["lr"] == lr(0)
+    assert made["searches"] == [
+        {
+            "study": STUDY, "arm": "tuned", "knobs": {}, "sampler": "tpe",
+            "objectives": ["mean auroc"], "trials": 6, "drawn": 6, "complete": 4, "pruned": 1,
+            "failed": 0, "front": 1, "best": [3, 1, 2],
+        }
+    ]  # fmt: skip
+
+
+def test_a_stopped_replicate_is_in_no_mean_and_says_why(drawn: tuple[Store, PlannedSweep]) -> None:
+    store, sweep = drawn
+    store.decide(sweep.name, told(4, "complete", 0.99))  # so that people are shown it
+    text = render.render([one_table(store, store.sweep())])
+    assert "40.00 (n=1/2)" in text
+    assert "tuned #4 lr=0.003133, seed 2: pruned: asha: low at step 200\n" in text
+
+
+def test_a_search_that_was_told_nothing_yet_shows_no_configuration(store: Store) -> None:
+    sweep = replace(planned([("plain", {}, SEEDS)]), searches=(search(trials=40),))
+    store.put_sweep(sweep, b"")
+    assert "tuned: 0 of 40 configurations drawn by tpe\n" in render.render(
+        [one_table(store, sweep)]
+    )
+    store.decide(sweep.name, asked(0))
+    table = one_table(store, store.sweep())
+    text = render.render([table])
+    assert "tuned: 1 of 40 configurations drawn by tpe, 1 under way\n" in text
+    assert "optimistic" not in text
+    assert [row.number for row in table.rows] == [None, 0]
+
+
+def test_of_several_objectives_people_are_shown_what_no_other_is_better_than(store: Store) -> None:
+    both = search(("auroc", "latency_ms"), (True, False), 40)
+    sweep = replace(planned([("plain", {}, SEEDS)]), searches=(both,))
+    store.put_sweep(sweep, b"")
+    values = [(0.5, 1.0), (0.9, 9.0), (0.4, 2.0), (0.7, 5.0), (0.9, 10.0)]
+    for number, value in enumerate(values):
+        store.decide(sweep.name, asked(number))
+        store.decide(sweep.name, told(number, "complete", *value))
+    table = one_table(store, store.sweep())
+    assert table.searches[0].best == (0, 1, 3)
+    assert [row.number for row in table.for_people().rows] == [None, 0, 1, 3]
+    assert (
+        "3 of the 3 that no other is better than by mean auroc and mean latency_ms are shown"
+    ) in render.render([table])
+
+
+def test_what_was_told_of_other_objectives_and_what_is_above_a_bound_is_not_best(
+    drawn: tuple[Store, PlannedSweep],
+) -> None:
+    store, sweep = drawn
+    store.decide(sweep.name, told(3, "complete", 0.9, 12.5))
+    store.decide(sweep.name, told(1, "complete", 0.8) | {"constraints": {"latency_ms": 0.5}})
+    assert one_table(store, store.sweep()).searches[0].best == (2, 0)
+
+
+@given(
+    values=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=40),
+    maximize=st.tuples(st.booleans(), st.booleans()),
+)
+def test_the_front_is_what_no_other_is_better_than(
+    values: list[tuple[int, int]], maximize: tuple[bool, bool]
+) -> None:
+    cells = [
+        PlannedCell("tuned", {}, {}, STUDY, n, state="complete", values=value)
+        for n, value in enumerate(values)
+    ]
+    found = searched(search(("a", "b"), maximize), cells)
+    costs = [tuple(-v if m else v for v, m in zip(vs, maximize, strict=True)) for vs in values]
+    front = [
+        n
+        for n, (a, b) in enumerate(costs)
+        if not any(c <= a and d <= b and (c, d) != (a, b) for c, d in costs)
+    ]
+    assert (found.front, found.best) == (len(front), tuple(front[:10]))
+
+
+@given(st.lists(st.integers(0, 9), max_size=12), st.booleans())
+def test_the_best_of_one_objective_come_in_order(values: list[int], larger: bool) -> None:
+    cells = [
+        PlannedCell("tuned", {}, {}, STUDY, n, state="complete", values=(value,))
+        for n, value in enumerate(values)
+    ]
+    best = searched(search(("a",), (larger,)), cells).best
+    shown = [values[n] for n in best]
+    assert shown == sorted(values, reverse=larger)[:3]
+    assert len(set(best)) == len(best)
+
+
+# --- skipped, selected and confirmed --------------------------------------------------------------
+
+
+def test_a_trial_that_will_not_be_run_says_why(store: Store) -> None:
+    store.put(record(trial("bad", 1), flat(0.5)))
+    sweep = planned([("bad", {}, (1, 2, 3)), ("late", {}, (1,))])
+    store.put_sweep(sweep, b"")
+    why = "race: worse than 'good' by 0.031"
+    ids = [trial("bad", seed).id for seed in (2, 3)]
+    store.decide(sweep.name, {"event": "skipped", "trials": ids, "why": why})
+    table = one_table(store, store.sweep())
+    assert table.rows[0].cells["mean"].status == {"ok": 1, "skipped": 2}
+    text = render.render([table])
+    assert f"bad, seeds 2, 3: skipped: {why}\n" in text
+    assert "late, seed 1: not run\n" in text
+    assert "3 of 4 trials missing: 1 not run, 2 skipped" in text
+    line = next(csv.DictReader(io.StringIO(render.render([table], "csv"))))
+    assert (line["skipped"], line["not_run"]) == ("2", "0")
+
+
+@pytest.fixture
+def confirmed(drawn: tuple[Store, PlannedSweep]) -> tuple[Store, PlannedSweep]:
+    """The same search, to be confirmed on two other seeds; nothing is chosen yet."""
+    store, sweep = drawn
+    plan = replace(
+        planned([("plain", {}, SEEDS)]), searches=sweep.searches, confirm=(7, 8),
+        select="best auroc over seeds 1, 2",
+    )  # fmt: skip
+    plan = replace(plan, cells=(replace(plan.cells[0], part="select"),), arms=("tuned", "plain"))
+    store.put_sweep(plan, b"")
+    return store, store.sweep()
+
+
+def choose(store: Store, arm: str, knobs: Mapping[str, object]) -> None:
+    trials = {seed: trial(arm, seed, knobs).id for seed in (7, 8)}
+    event = {"event": "chosen", "arm": arm, "knobs": dict(knobs), "trials": trials, "why": "best"}
+    store.decide("golden", event)
+
+
+def test_before_anything_is_chosen_every_arm_has_a_row_that_says_so(
+    confirmed: tuple[Store, PlannedSweep],
+) -> None:
+    table = one_table(*confirmed)
+    assert [(row.arm, row.knobs, row.part) for row in table.rows] == [
+        ("tuned", {}, "confirm"), ("plain", {}, "confirm"),
+    ]  # fmt: skip
+    cell = table.rows[0].cells["mean"]
+    assert cell.missing == tuple(Missing(s, "", "not run", "not chosen yet") for s in (7, 8))
+    text = render.render([table])
+    assert "tuned, seeds 7, 8: not run: not chosen yet\n" in text
+    assert "60.00" not in text  # what plain has on the seeds to choose by
+    assert "4 of 4 trials missing: 4 not run" in text
+
+
+def test_what_was_chosen_is_reported_on_the_other_seeds(
+    confirmed: tuple[Store, PlannedSweep],
+) -> None:
+    store, _ = confirmed
+    choose(store, "tuned", {"lr": lr(3)})
+    choose(store, "plain", {})
+    for seed, value in ((7, 0.84), (8, 0.86)):
+        store.put(record(trial("tuned", seed, {"lr": lr(3)}), flat(value)))
+        store.put(record(trial("plain", seed), flat(value - 0.2)))
+    table = one_table(store, store.sweep())
+    assert [(row.arm, row.number, row.part) for row in table.rows] == [
+        ("tuned", 3, "confirm"), ("plain", None, "confirm"),
+    ]  # fmt: skip
+    text = render.render([table])
+    assert re.search(r"^tuned #3 +0\.003141 +85\.00±1\.41", text, re.MULTILINE)
+    assert re.search(r"^plain +65\.00±1\.41", text, re.MULTILINE)
+    assert "chosen by best auroc over seeds 1, 2\n" in text
+    assert "optimistic" not in text
+    assert "tuned: 6 of 6 configurations drawn by tpe, 4 complete, 1 pruned, 1 under way\n" in text
+    parts = {line["part"] for line in csv.DictReader(io.StringIO(render.render([table], "csv")))}
+    assert parts == {"confirm"}
+
+
+def test_what_was_chosen_from_can_be_reported_too(confirmed: tuple[Store, PlannedSweep]) -> None:
+    store, _ = confirmed
+    choose(store, "tuned", {"lr": lr(3)})
+    found = frame.load(store, store.sweep(), ["auroc"], part="select")
+    assert found["part"].unique().tolist() == ["select"]
+    assert set(found["seed"]) == set(SEEDS)
+    table = tables.main_table(found, "auroc")
+    assert [row.number for row in table.rows] == [*range(6), None]
+    text = render.render([table])
+    assert "optimistic" in text
+    assert "chosen by best" not in text
+    assert [row.number for row in table.for_people().rows] == [3, 1, 2, None]
+
+
+def test_a_drawn_configuration_that_no_trial_can_have_is_counted_as_failed(
+    drawn: tuple[Store, PlannedSweep],
+) -> None:
+    store, sweep = drawn
+    store.decide(sweep.name, asked(6) | {"trials": {}})
+    store.decide(sweep.name, told(6, "failed"))
+    table = one_table(store, store.sweep())
+    assert [row.number for row in table.rows] == [None, *range(6)]
+    assert (table.searches[0].drawn, table.searches[0].failed) == (7, 1)
