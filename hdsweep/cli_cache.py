@@ -21,13 +21,11 @@ from hdsweep.cache import Kept
 from hdsweep.errors import SpecError, StoreError, did_you_mean
 from hdsweep.stages import size_of
 from hdsweep.store import Store
-from hdsweep.views import Format, FormatOption, print_json
+from hdsweep.views import RESULTS, Format, FormatOption, StoreOption, print_json
 
 cache_app = typer.Typer(help="List and remove work that trials share.", no_args_is_help=True)
 
-StoreOption = Annotated[Path, typer.Option("--store", help="Folder of the results.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what would go, remove nothing.")]
-RESULTS = Path("results")
 _SHOWN_DIGITS = 8
 _UNREADABLE = re.compile(r"[0-9a-f]{16,}")  # digests tell people nothing
 _SIZE = re.compile(r"(\d+(\.\d+)?|\.\d+)\s*[A-Za-z]*", re.ASCII)

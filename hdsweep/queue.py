@@ -1,14 +1,15 @@
 """In what order trials are handed out, so that workers do not queue behind one build.
 
 Trials that need the same missing stage and start together wait for the one that builds it. So a
-trial whose stages nobody is building goes first; among equals, the first in the plan.
+trial whose stages nobody is building goes first; among equals, the one with the lowest place.
 """
 
 from __future__ import annotations
 
 from bisect import insort
-from collections import Counter, deque
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
+from heapq import heappop, heappush
 from pathlib import Path
 
 from hdsweep.execute import Job
@@ -28,30 +29,51 @@ class Queue:
         self._there: set[str] = set()
         self._claimed: Counter[str] = Counter()  # missing folders of running jobs
         self._claims: dict[str, list[str]] = {}
-        self._groups: dict[tuple[str, ...], deque[tuple[int, Job]]] = {}
+        self._groups: dict[tuple[str, ...], list[tuple[float, int, Job]]] = {}
+        self._order: list[tuple[float, tuple[str, ...]]] = []  # of each group's first job
+        self._waiting: set[str] = set()
+        self._added = 0
         for place, job in enumerate(jobs):
-            self._groups.setdefault(job.stages, deque()).append((place, job))
-        # In the order of each group's first job.
-        self._order = [(waiting[0][0], stages) for stages, waiting in self._groups.items()]
+            self.add(job, place)
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def first_place(self) -> float | None:
+        """The lowest place that waits; None when none waits."""
+        self._clear()
+        return self._order[0][0] if self._order else None
+
+    def add(self, job: Job, place: float) -> None:
+        """Let a job wait; of equal places the first that came goes first."""
+        waiting = self._groups.setdefault(job.stages, [])
+        if not waiting or place < waiting[0][0]:
+            if waiting:
+                self._order.remove((waiting[0][0], job.stages))
+            insort(self._order, (place, job.stages))
+        heappush(waiting, (place, self._added, job))
+        self._added += 1
+        self._waiting.add(job.trial.id)
+
+    def drop(self, ids: Collection[str]) -> None:
+        """Trials that are not to be run any more; those that do not wait are let be."""
+        self._waiting.difference_update(ids)
 
     def next(self) -> Job | None:
         """The job to hand out now, which is running from here on; None when none waits.
 
         It is the first of those with the fewest missing stages that running jobs ask for too.
         """
+        self._clear()
         if not self._order:
             return None
         for folder in [f for f in self._claimed if self._is_there(f)]:
             del self._claimed[folder]
-        _, stages = self._order.pop(self._least_blocked())
-        waiting = self._groups[stages]
-        _, job = waiting.popleft()
-        if waiting:
-            insort(self._order, (waiting[0][0], stages))
-        else:
-            del self._groups[stages]
-        if stages:
-            missing = [folder for folder in stages if not self._is_there(folder)]
+        job = self._take(self._least_blocked())
+        self._waiting.discard(job.trial.id)
+        if job.stages:
+            missing = [folder for folder in job.stages if not self._is_there(folder)]
             self._claims[job.trial.id] = missing
             self._claimed.update(missing)
         return job
@@ -63,6 +85,28 @@ class Queue:
                 self._claimed[folder] -= 1
             else:
                 del self._claimed[folder]
+
+    def _take(self, position: int) -> Job:
+        """The first job of a group."""
+        _, stages = self._order.pop(position)
+        waiting = self._groups[stages]
+        _, _, job = heappop(waiting)
+        if waiting:
+            insort(self._order, (waiting[0][0], stages))
+        else:
+            del self._groups[stages]
+        return job
+
+    def _clear(self) -> None:
+        """Take dropped jobs from the front of every group."""
+        dropped = True
+        while dropped:
+            dropped = False
+            for position, (_, stages) in enumerate(self._order):
+                if self._groups[stages][0][2].trial.id not in self._waiting:
+                    self._take(position)
+                    dropped = True
+                    break
 
     def _least_blocked(self) -> int:
         """Position of a group in the order."""

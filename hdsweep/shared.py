@@ -14,7 +14,8 @@ from pathlib import Path
 from hdsweep.context import key_of
 from hdsweep.identity import canonical_json
 from hdsweep.method import Data, Stage, load_method
-from hdsweep.plan import Plan, State, declares, validated
+from hdsweep.plan import Plan, declares, validated
+from hdsweep.planner import State
 from hdsweep.stages import NOTE, Note, folder_of, is_whole
 from hdsweep.store import Store
 from hdsweep.trial import Trial
@@ -64,40 +65,50 @@ def shared_work(plan: Plan, data: Data, store: Store, rerun: Collection[State] =
         store: Where the stages are.
         rerun: Finished trials that are pending too, as of ``Plan.pending``.
     """
-    methods = {name: load_method(name) for name in {cell.trials[0].method for cell in plan.cells}}
-    if not any(declares(method, "stages") for method in methods.values()):
+    look = Look(data, store)
+    if not any(declares(load_method(name), "stages") for name in plan.methods):
         return SharedWork()
     waiting = {trial.id for _, trial in plan.pending(rerun)}
-    look = _Look(store.root)
     folders: dict[str, tuple[str, ...]] = {}
     for cell in plan.cells:
-        method = methods[cell.trials[0].method]
         pending = [t for t in cell.trials if t.id in waiting and t.id not in folders]
-        if not pending or not declares(method, "stages"):
-            continue
-        params = validated(method, pending[0])
-        before: list[Stage] = []
-        same: tuple[str, ...] = ()
-        for trial in pending:
-            asked = list(method.stages(params, data, trial.seed))
-            if asked != before:  # most are the same for every seed
-                before, same = asked, look.folders(asked, trial)
-            if same:
-                folders[trial.id] = same
+        folders |= look.folders(pending)
     uses = Counter(folder for of_trial in folders.values() for folder in of_trial)
     stages = (replace(look.found[folder], trials=n) for folder, n in uses.items())
     return SharedWork(tuple(stages), folders)
 
 
-class _Look:
-    """What is known of stages: each is named and looked for once."""
+class Look:
+    """What is known of stages: each is named and looked for once.
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    Args:
+        data: As loaded.
+        store: Where the stages are.
+    """
+
+    def __init__(self, data: Data, store: Store) -> None:
+        self._data, self._root = data, store.root
         self._named: dict[tuple[object, ...], str] = {}
         self.found: dict[str, SharedStage] = {}
 
-    def folders(self, asked: Sequence[Stage], trial: Trial) -> tuple[str, ...]:
+    def folders(self, trials: Sequence[Trial]) -> dict[str, tuple[str, ...]]:
+        """Trial id -> folders of its stages, of the trials of one configuration that have any."""
+        method = load_method(trials[0].method) if trials else None
+        if method is None or not declares(method, "stages"):
+            return {}
+        params = validated(method, trials[0])
+        before: list[Stage] = []
+        same: tuple[str, ...] = ()
+        found: dict[str, tuple[str, ...]] = {}
+        for trial in trials:
+            asked = list(method.stages(params, self._data, trial.seed))
+            if asked != before:  # most are the same for every seed
+                before, same = asked, self._folders(asked, trial)
+            if same:
+                found[trial.id] = same
+        return found
+
+    def _folders(self, asked: Sequence[Stage], trial: Trial) -> tuple[str, ...]:
         """Folders of stages, each after those that it needs for being built."""
         folders: dict[str, None] = {}
 

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,11 +17,15 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from hdsweep.configure import Checked
 from hdsweep.errors import HdsweepError, first_line
-from hdsweep.plan import STATES, Configuration, Plan
+from hdsweep.knobs import Arm, Choice, Grid, Range
+from hdsweep.plan import Plan
+from hdsweep.planned import PlannedSweep
+from hdsweep.planner import STATES
 from hdsweep.shared import SharedWork
-from hdsweep.spec import Arm, Grid, SweepSpec
-from hdsweep.store import PlannedSweep, Store
+from hdsweep.spec import SweepSpec
+from hdsweep.store import Store
 from hdsweep.trial import ENDINGS, TrialRecord
 
 
@@ -35,6 +39,9 @@ class Format(StrEnum):
 _SHOWN = 20  # lines; status lists the rest
 _SHOWN_CELLS = 4  # in a line
 
+SweepFile = Annotated[Path, typer.Argument(help="A sweep file, as in sweeps/quickstart.yaml.")]
+StoreOption = Annotated[Path, typer.Option("--store", help="Folder of the results.")]
+RESULTS = Path("results")
 FormatOption = Annotated[Format, typer.Option("--format", help="terminal, or json for scripts.")]
 
 
@@ -76,13 +83,18 @@ def print_plan(console: Console, spec: SweepSpec, made: Plan, work: SharedWork) 
     for arm in spec.arms:
         cells = [cell for cell in made.cells if cell.arm == arm.name]
         states = [made.state[t.id] for cell in cells for t in cell.trials]
+        to_draw = sum(search.trials for search in made.searches if search.open.arm == arm.name)
+        settled = sum(cell.study is None for cell in cells)
+        many = f"{settled + to_draw}" if not to_draw or settled else f"{len(cells)} of {to_draw}"
         grid.add_row(
-            Text(arm.name), arm.method, Text(_swept(arm)), str(len(cells)),
+            Text(arm.name), arm.method, Text(_swept(arm)), many,
             str(len(spec.seeds)), *(str(states.count(state)) for state in shown),
         )  # fmt: skip
     console.print(grid)
     words = ", ".join(f"{counts[state]} {state}" for state in shown)
-    console.print(f"{counts['planned']} trials: {words}")
+    console.print(f"{counts['planned']} trials{f': {words}' if words else ''}")
+    for text in _decisions(spec, made):
+        console.print(text)
     asked = sum(len(cell.trials) for cell in made.cells)
     if asked > counts["planned"]:
         console.print(f"{asked - counts['planned']} more are shared between arms and run once")
@@ -94,6 +106,29 @@ def print_plan(console: Console, spec: SweepSpec, made: Plan, work: SharedWork) 
         console.print()
     for line in lines:
         console.print(line)
+
+
+def _decisions(spec: SweepSpec, made: Plan) -> Iterator[str]:
+    """What is decided while the sweep runs, so that its trials cannot be counted now."""
+    seeds = len(spec.seeds)
+    if spec.search is not None:
+        trials = sum(search.trials for search in made.searches)
+        asked = sum(cell.study is not None for cell in made.cells)
+        studies = len(made.searches)
+        cells = f" in {studies} grid cells" if studies > 1 else ""
+        yield (
+            f"search: {asked} of {trials} configurations drawn by {spec.search.sampler}{cells}, "
+            f"{seeds} seed{'s' if seeds > 1 else ''} each"
+        )
+    if spec.stop is not None:
+        yield f"stop: {spec.stop.rule} on {spec.stop.metric}, {spec.stop.grace} steps at least"
+    if spec.race is not None:
+        looks = ", ".join(map(str, spec.race.looks))
+        yield f"race: looks after {looks} of {seeds} seeds, level {spec.race.level:g} in all"
+    if spec.confirmed is not None:
+        many = len(spec.confirmed.confirm)
+        best = "best" if spec.confirmed.top == 1 else f"{spec.confirmed.top} best"
+        yield f"then the {best} of each arm with {many} other seed{'s' if many > 1 else ''}"
 
 
 def _shared(work: SharedWork) -> Table:
@@ -157,7 +192,22 @@ def plan_as_json(spec: SweepSpec, made: Plan, work: SharedWork, store: Store) ->
             for stage in work.stages
         ],
         "infeasible": [name | {"reason": reasons[i]} for i, name in named if i in reasons],
+        "searches": [
+            {"study": search.key, "arm": search.open.arm, "knobs": dict(search.open.knobs),
+             "trials": search.trials,
+             "drawn": sum(cell.study == search.key for cell in made.cells)}
+            for search in made.searches
+        ],
     }  # fmt: skip
+
+
+def trials_of(spec: SweepSpec, checked: Checked) -> int:
+    """How many trials a sweep has at most, those to confirm left out."""
+    drawn = 0
+    if spec.search is not None and checked.open:
+        each = spec.search.trials
+        drawn = each if spec.search.budget == "shared" else each * len(checked.open)
+    return (len(checked.settled) + drawn) * len(spec.seeds)
 
 
 def print_checks(console: Console, results: Iterable[Mapping[str, Any]]) -> None:
@@ -174,14 +224,17 @@ def print_checks(console: Console, results: Iterable[Mapping[str, Any]]) -> None
 def _swept(arm: Arm) -> str:
     words = []
     for name, knob in arm.knobs.items():
-        if isinstance(knob, Grid):
+        if isinstance(knob, Grid | Choice):
             values = [str(value) for value in knob.values]
             shown = values if len(values) <= 8 else [*values[:3], "...", values[-1]]
-            words.append(f"{name}: {', '.join(shown)}")
+            sign = ":" if isinstance(knob, Grid) else " ~"
+            words.append(f"{name}{sign} {', '.join(shown)}")
+        elif isinstance(knob, Range):
+            words.append(f"{name} ~ {knob.low:g} to {knob.high:g}{' (log)' if knob.log else ''}")
     return "; ".join(words)
 
 
-def warnings(checked: Iterable[Configuration]) -> list[Text]:
+def warnings(checked: Checked) -> list[Text]:
     """What methods say about the configurations of a sweep, each once, with the arms it is of."""
     arms: dict[str, dict[str, None]] = {}
     for one in checked:
@@ -239,7 +292,8 @@ def counts(
         "store": str(store.root),
         "planned": total,
         **{ending: found[ending] for ending in ENDINGS},
-        "not_finished": total - len(records),
+        "skipped": (skipped := len(planned.skipped().keys() - records.keys())),
+        "not_finished": total - len(records) - skipped,
     }
 
 
@@ -247,7 +301,7 @@ def print_status(
     console: Console, counted: Mapping[str, Any], bad: Iterable[Mapping[str, str]]
 ) -> None:
     """How many trials ended how, and a line for each that is not ``ok``."""
-    endings = (*ENDINGS, "not_finished")
+    endings = (*ENDINGS, "skipped", "not_finished")
     words = [f"{counted[name]} {name.replace('_', ' ')}" for name in endings if counted[name]]
     console.print(Text(f"{counted['sweep']}: {counted['planned']} trials: {', '.join(words)}"))
     for entry in bad:
@@ -269,10 +323,26 @@ def not_ok(labels: Mapping[str, str], records: Mapping[str, TrialRecord]) -> lis
     ]
 
 
-def advice(labels: Mapping[str, str], records: Mapping[str, TrialRecord], stale: int) -> list[Text]:
-    """What is to be said after a run: trials that are not ``ok``, and what to do about them."""
+def advice(
+    labels: Mapping[str, str],
+    records: Mapping[str, TrialRecord],
+    skipped: Mapping[str, str],
+    stale: int,
+) -> list[Text]:
+    """What is to be said after a run: trials that went wrong, and what to do about them.
+
+    Args:
+        labels: Trial id -> name, of those to speak of.
+        records: Of those that finished.
+        skipped: Trials that are not to be run, and why.
+        stale: How many were run by an earlier source of their method.
+    """
     # A hole that the data leave comes last: it is no mistake, and running again does not fill it.
-    entries = sorted(not_ok(labels, records), key=lambda entry: entry["status"] == "infeasible")
+    # What a rule stopped is no mistake at all, and said in the table.
+    entries = sorted(
+        (entry for entry in not_ok(labels, records) if entry["status"] != "pruned"),
+        key=lambda entry: entry["status"] == "infeasible",
+    )
     bad = [
         f"{entry['status']}  {entry['label']}: {first_line(entry['message'])} "
         f"(hdsweep show {entry['id'][:8]})"
@@ -280,7 +350,7 @@ def advice(labels: Mapping[str, str], records: Mapping[str, TrialRecord], stale:
     ]
     mendable = any(entry["status"] != "infeasible" for entry in entries)
     again = "--rerun failed or --rerun diverged runs those again" if mendable else ""
-    missing = [name for trial_id, name in labels.items() if trial_id not in records]
+    missing = [name for i, name in labels.items() if i not in records and i not in skipped]
     bad += [f"not finished  {name}: run the same command again" for name in missing]
     lines = [Text(line, style="red") for line in bad[:_SHOWN]]
     if len(bad) > _SHOWN:

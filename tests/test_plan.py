@@ -13,23 +13,25 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hdsweep.configure import configurations
 from hdsweep.data import fingerprint, make_if_absent
 from hdsweep.errors import SpecError
 from hdsweep.identity import digest
 from hdsweep.method import load_dataset
-from hdsweep.plan import Plan, configurations, make_plan, validate_data
+from hdsweep.plan import Plan, make_plan, validate_data
 from hdsweep.spec import load_sweep
 from hdsweep.store import Store
 from hdsweep.trial import TrialRecord
 from tests.conftest import SWEEP
+from tests.refusals import SEARCH, edited, refusal
 
 Write = Callable[..., Path]
 
 
-def plan_of(path: Path, store: Store, content: str = "f" * 64) -> Plan:
+def plan_of(path: Path, store: Store, content: str = "f" * 64, rule: str | None = None) -> Plan:
     spec = load_sweep(path)
     params = validate_data(spec, load_dataset(spec.data_name).params)
-    return make_plan(spec, configurations(spec), params, content, store)
+    return make_plan(spec, configurations(spec), params, content, store, rule)
 
 
 def ids(plan: Plan) -> list[str]:
@@ -200,3 +202,196 @@ def test_a_fingerprint_follows_content_and_names(tmp_path: Path) -> None:
     assert fingerprint(dataset, two) == before
     changed.rename(changed.with_name("900.txt"))
     assert fingerprint(dataset, two) != before
+
+
+# --- searches -------------------------------------------------------------------------------------
+
+
+def keys(plan: Plan) -> list[str]:
+    return [search.key for search in plan.searches]
+
+
+def test_a_plan_names_the_searches_and_not_what_they_will_draw(
+    sweep_file: Write, tmp_path: Path
+) -> None:
+    path = sweep_file(SEARCH)
+    plan = plan_of(path, Store(tmp_path / "r"))
+    assert [cell.arm for cell in plan.cells] == ["weak"]
+    assert [(s.open.arm, dict(s.open.knobs), s.trials) for s in plan.searches] == [
+        ("drawn", {"fault": "none"}, 6),
+        ("drawn", {"fault": "nan"}, 6),
+    ]
+    assert len(set(keys(plan))) == 2
+    assert plan.methods == {"tests.methods.noise"}
+    planned = plan.sweep(load_sweep(path), ("x", "y"))
+    assert [search.key for search in planned.searches] == keys(plan)
+    assert [cell.arm for cell in planned.cells] == ["weak"]
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [
+        [("  drawn:", "  renamed:")],
+        [("[1, 2, 3]", "[4]")],
+        [("[1, 2, 3]", "{select: [1], confirm: [2]}")],
+        [("trials: 6", "trials: 7")],
+        [("trials: 6", "trials: 6, sampler: nsga2, seed: 3")],
+        [("maximize: auroc", "minimize: eer")],
+        [("{strength: 0.5}", "{strength: 0.75}")],
+        [("[0.1, 10]", "[1e-1, 10.0]")],
+        [("root: labels", "root: /elsewhere")],
+        [
+            ("    strength: {log_uniform: [0.1, 10]}\n", ""),
+            ("arms:", "params: {strength: {log_uniform: [0.1, 10]}, sleep_s: 0}\narms:"),
+            ("  weak: {strength: 0.5}\n", ""),
+        ],
+    ],
+)
+def test_a_search_keeps_its_key_while_what_it_searches_is_the_same(
+    sweep_file: Write, tmp_path: Path, edits: list[tuple[str, str]]
+) -> None:
+    store = Store(tmp_path / "r")
+    before = keys(plan_of(sweep_file(SEARCH), store))
+    assert keys(plan_of(sweep_file(edited(SEARCH, *edits)), store)) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("[0.1, 10]", "[0.1, 11]"),
+        ("log_uniform: [0.1, 10]", "uniform: [0.1, 10]"),
+        ("{log_uniform: [0.1, 10]}", "{choice: [0.1, 10]}"),
+        ("strength: {log_uniform: [0.1, 10]}", "strength: 1\n    sleep_s: {uniform: [0, 1]}"),
+        ("    fault:", "    sleep_s: 0.5\n    fault:"),
+        ("grid: [none, nan]", "choice: [none, nan]"),
+    ],
+)
+def test_what_a_search_is_about_changes_its_key(
+    sweep_file: Write, tmp_path: Path, old: str, new: str
+) -> None:
+    store = Store(tmp_path / "r")
+    before = set(keys(plan_of(sweep_file(SEARCH), store)))
+    after = set(keys(plan_of(sweep_file(edited(SEARCH, (old, new))), store)))
+    assert before.isdisjoint(after)
+
+
+def test_data_and_the_version_of_a_method_change_the_key_of_a_search(
+    sweep_file: Write, tmp_path: Path
+) -> None:
+    path, store = sweep_file(SEARCH), Store(tmp_path / "r")
+    plan = plan_of(path, store)
+    assert set(keys(plan)).isdisjoint(keys(plan_of(path, store, "0" * 64)))
+    one = plan.searches[0].open
+    assert plan.planner.study_key(one) == plan.searches[0].key
+    assert plan.planner.study_key(replace(one, version=one.version + 1)) != plan.searches[0].key
+    assert plan.planner.study_key(replace(one, method="another")) != plan.searches[0].key
+
+
+def asked(study: str, number: int, **knobs: float) -> dict[str, Any]:
+    cell = {"fault": "none", **knobs}
+    return {
+        "event": "asked", "study": study, "number": number, "arm": "drawn", "knobs": knobs,
+        "cell": cell, "trials": {},
+    }  # fmt: skip
+
+
+def test_what_was_drawn_so_far_is_in_the_plan_with_its_states(
+    sweep_file: Write, tmp_path: Path
+) -> None:
+    path, store = sweep_file(SEARCH), Store(tmp_path / "r")
+    first, second = keys(plan_of(path, store))
+    for event in (
+        asked(first, 0, strength=2.5, level=3),
+        asked(second, 0, strength=1.5),
+        {"event": "told", "study": second, "number": 0, "state": "failed", "values": []},
+        asked("0" * 20, 0, strength=1.0),  # of a search that the file no longer has
+        asked(first, 1, strength=1000.0, level=0),  # which the method does not take
+        asked(first, 2, strength=1.0, level=8),
+    ):
+        store.decide("found", event)
+    plan = plan_of(path, store)
+    found = [cell for cell in plan.cells if cell.study is not None]
+    assert [(cell.study, cell.number, dict(cell.knobs)) for cell in found] == [
+        (first, 0, {"fault": "none", "strength": 2.5, "level": 3}),
+        (second, 0, {"fault": "nan", "strength": 1.5}),
+        (first, 2, {"fault": "none", "strength": 1.0, "level": 8}),
+    ]
+    assert found[0].name == "drawn #0 fault=none strength=2.5 level=3"
+    assert all(plan.state[trial.id] == "new" for cell in found for trial in cell.trials)
+    _keep(store, plan, found[0].trials[0].id)
+    _keep(store, plan, found[1].trials[2].id, status="failed")
+    plan = plan_of(path, store)
+    states = [[plan.state[trial.id] for trial in cell.trials] for cell in plan.cells[1:]]
+    assert states == [["cached", "new", "new"], ["new", "new", "failed"], ["new"] * 3]
+    # With other seeds they are the same configurations, and what is finished stays so.
+    more = edited(SEARCH, ("[1, 2, 3]", "{select: [1, 2, 3, 4], confirm: [5]}"))
+    plan = plan_of(sweep_file(more), store)
+    assert [cell.key for cell in plan.cells[1:]] == [cell.key for cell in found]
+    assert [len(cell.trials) for cell in plan.cells] == [4] * 4
+    assert {cell.part for cell in plan.cells} == {"select"}
+    assert plan.counts()["cached"] == 1
+
+
+def test_a_drawn_configuration_is_the_trial_that_a_value_written_out_names(
+    sweep_file: Write, tmp_path: Path
+) -> None:
+    path, store = sweep_file(SEARCH), Store(tmp_path / "r")
+    store.decide("found", asked(keys(plan_of(path, store))[1], 0, strength=0.5))
+    drawn = plan_of(path, store).cells[1]
+    written = edited(SEARCH, ("{strength: 0.5}", "{strength: 0.5, fault: nan}"))
+    fixed = plan_of(sweep_file(written), store).cells[0]
+    assert [trial.id for trial in drawn.trials] == [trial.id for trial in fixed.trials]
+    assert drawn.key == fixed.key
+
+
+def test_a_chosen_configuration_has_trials_with_other_seeds(
+    sweep_file: Write, tmp_path: Path
+) -> None:
+    plan = plan_of(sweep_file(SEARCH), Store(tmp_path / "r"))
+    again = plan.planner.again(plan.cells[0], (7, 8), "confirm")
+    assert ([t.seed for t in again.trials], again.part) == ([7, 8], "confirm")
+    assert (again.key, dict(again.knobs)) == (plan.cells[0].key, dict(plan.cells[0].knobs))
+    seeds = plan_of(
+        sweep_file(edited(SEARCH, ("[1, 2, 3]", "[7, 8]"))), Store(tmp_path / "r")
+    ).cells[0]
+    assert [t.id for t in again.trials] == [t.id for t in seeds.trials]
+
+
+def test_what_another_rule_stopped_is_to_be_run_again(sweep_file: Write, tmp_path: Path) -> None:
+    path, store = sweep_file(), Store(tmp_path / "r")
+    first = ids(plan_of(path, store))[0]
+    stopped = {"kind": "stopped", "message": "asha", "rule": "one"}
+    _keep(store, plan_of(path, store), first, status="pruned", error=stopped)
+    assert plan_of(path, store, rule="one").state[first] == "pruned"
+    assert plan_of(path, store, rule="two").state[first] == "new"
+    assert plan_of(path, store).state[first] == "new"
+
+
+@pytest.mark.parametrize(
+    ("trials", "each"), [(7, [3, 2, 2]), (8, [3, 3, 2]), (9, [3, 3, 3]), (3, [1, 1, 1])]
+)
+def test_a_shared_budget_is_split_evenly_and_the_first_cells_get_the_rest(
+    sweep_file: Write, tmp_path: Path, trials: int, each: list[int]
+) -> None:
+    text = edited(
+        SEARCH,
+        ("[none, nan]", "[none, nan, diverge]"),
+        ("trials: 6", f"budget: shared, trials: {trials}"),
+    )
+    plan = plan_of(sweep_file(text), Store(tmp_path / "r"))
+    assert [search.trials for search in plan.searches] == each
+    alone = plan_of(sweep_file(text.replace("shared", "per_cell")), Store(tmp_path / "r"))
+    assert [search.trials for search in alone.searches] == [trials] * 3
+
+
+def test_a_budget_that_leaves_a_cell_nothing_is_refused(sweep_file: Write) -> None:
+    text = edited(SEARCH, ("trials: 6", "budget: shared, trials: 1"))
+    line, message = refusal(sweep_file(text))
+    assert line == 11
+    assert message.startswith("search.trials: 1 trials cannot be shared by 2 grid cells")
+
+
+def test_two_arms_that_search_the_same_are_refused(sweep_file: Write) -> None:
+    again = "  again: {fault: nan, strength: {log_uniform: [0.1, 10]}}\nsearch:"
+    line, message = refusal(sweep_file(edited(SEARCH, ("search:", again))))
+    assert (line, message) == (11, "arms.again: searches the same as arm drawn; remove one")

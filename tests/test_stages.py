@@ -703,11 +703,12 @@ def patient(home: Path, branch: int, interval_s: float = 0.0) -> subprocess.Comp
     code = f"""
 import sys
 from pathlib import Path
-from hdsweep import cli
+from hdsweep.cli_plan import ready
 from hdsweep.execute import Job, origin_of, run_trial
 from hdsweep.store import Store
-spec, plan, _, data, store = cli._planned(Path("patient.yaml"), Path("results"), print)
-trial = plan.cells[{branch}].trials[0]
+made = ready(Path("patient.yaml"), Path("results"), print)
+store = made.store
+trial = made.plan.cells[{branch}].trials[0]
 job = Job(trial, "one", 0.0, 1)
 store.create()
 record = run_trial(job, store, origin_of(job), capture=True, checkpoint_interval_s={interval_s})

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from hdsweep.execute import Job, Listener, origin_of, run_trial
+from hdsweep.agenda import Agenda
+from hdsweep.execute import Listener, origin_of, run_trial
 from hdsweep.store import Store
 
 
-def launch(jobs: Sequence[Job], store: Store, listener: Listener) -> None:
-    """Run ``jobs`` in order; what a method prints goes to the terminal, so a debugger works."""
-    for job in jobs:
+def launch(agenda: Agenda, store: Store, listener: Listener) -> None:
+    """Run what there is; what a method prints goes to the terminal, so a debugger works."""
+    agenda.open(1)
+    while (job := agenda.next()) is not None:
         listener.started(job)
-        listener.finished(job, run_trial(job, store, origin_of(job), capture=False))
+        record = run_trial(job, store, origin_of(job), capture=False)
+        agenda.finished(job, record)
+        listener.finished(job, record)

@@ -1,7 +1,7 @@
 """Trials on the GPUs of a node or a cluster, through Ray Tune.
 
-Tune is the executor here and nothing more. One ``Tuner`` with one ``Searcher`` that hands out the
-planned trials; a fresh one each time, never ``Tuner.restore``: what is finished is known from the
+Tune is the executor here and nothing more. One ``Tuner`` with one ``Searcher`` that hands out what
+the agenda gives; a fresh one each time, never ``Tuner.restore``: what is finished is known from the
 store, which is checked again by the worker before a trial starts and by the driver after ``fit``.
 So Tune's own state may be lost, lag or lie, and its files live in a folder that is thrown away.
 
@@ -18,18 +18,19 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from hdsweep.agenda import LOSSES, Agenda
 from hdsweep.errors import DataChanged, HdsweepError, StoreError
 from hdsweep.execute import Job, Listener, origin_of, run_trial, thread_environment
-from hdsweep.queue import Queue
+from hdsweep.stopping import Watch
 from hdsweep.store import Store
-from hdsweep.trial import Trial, TrialRecord
+from hdsweep.trial import Trial
 
-WORKER_LOSSES = 2  # times one trial may lose its worker in one run before it is left for the next
+_TOO_OFTEN = f"its worker died {1 + LOSSES} times; see ray.log of the sweep"
 
 # Read by Ray when it is imported, so they stand before the import below.
 os.environ.setdefault("RAY_worker_niceness", "0")  # at 15, workers starve on a busy machine
@@ -60,6 +61,19 @@ class Cluster:
     address: str | None = None
     gpus: int | None = None
     cpus: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What each trial occupies.
+
+    Args:
+        threads: CPU threads.
+        gpus: Share of a GPU, or a whole number of them.
+    """
+
+    threads: int
+    gpus: float
 
 
 class _Worker(tune.Trainable):  # type: ignore[misc] # ray is not typed
@@ -101,34 +115,34 @@ def _ended(_signum: int, _frame: object) -> None:
 
 
 class _Planned(Searcher):  # type: ignore[misc]
-    """Hands out the planned trials, those first that need not wait for another's stage."""
+    """Hands out what the agenda gives."""
 
-    def __init__(self, jobs: Sequence[Job], store: Store, watcher: _Watcher) -> None:
+    def __init__(self, agenda: Agenda, store: Store, watcher: _Watcher) -> None:
         super().__init__(metric="done", mode="max")
-        self._queue = Queue(jobs, store.root)
+        self._agenda = agenda
         self._watcher = watcher
-        self._running: dict[str, Job] = {}  # by Tune's own ids
         self._store = str(store.root)
-        self._origins = {job.trial.method: origin_of(job) for job in jobs}
+        self._origins: dict[str, dict[str, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles what it is given in case of a restore; there is none
 
     def suggest(self, trial_id: str) -> Any:
         # Where one result could not be written, the others would be computed for nothing too.
-        job = None if self._watcher.unwritten else self._queue.next()
-        if job is None:
+        if self._watcher.unwritten:
             return Searcher.FINISHED
-        self._running[trial_id] = job
-        origin = self._origins[job.trial.method]
-        return {"job": _job_json(job), "store": self._store, "origin": origin}
+        job = self._agenda.next()
+        if job is None:
+            return Searcher.FINISHED if self._agenda.is_done else None
+        method = job.trial.method
+        if method not in self._origins:
+            self._origins[method] = origin_of(job)
+        return {"job": _job_json(job), "store": self._store, "origin": self._origins[method]}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Another may build what it was building; what happened is in the store."""
-        if trial_id in self._running:
-            self._queue.finished(self._running.pop(trial_id))
+        """Nothing: what happened is in the store, and the watcher looks there."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the plan is made anew from the store."""
@@ -138,32 +152,37 @@ class _Planned(Searcher):  # type: ignore[misc]
 
 
 class _Watcher(tune.Callback):  # type: ignore[misc]
-    """Tells the listener what Tune does with the trials."""
+    """Tells the agenda and the listener what Tune does with the trials."""
 
-    def __init__(self, jobs: Mapping[str, Job], store: Store, listener: Listener) -> None:
-        self._jobs, self._store, self._listener = jobs, store, listener
+    def __init__(self, agenda: Agenda, store: Store, listener: Listener) -> None:
+        self._agenda, self._store, self._listener = agenda, store, listener
         self.unwritten: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._listener.started(self._jobs[_id_of(trial)])
+        self._listener.started(self._agenda.running(_id_of(trial)))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        job = self._jobs[_id_of(trial)]
-        if result.get("status") == "unwritten":
-            self.unwritten = result["message"]
-            self._listener.lost(job, result["message"])
-            return
+        job = self._agenda.running(_id_of(trial))
         record = self._store.record(job.trial.id)
-        if record is not None:
-            self._listener.finished(job, record)
+        if result.get("status") == "unwritten" or record is None:
+            self.unwritten = result.get("message", f"{job.label}: its record has gone")
+            self._listener.lost(job, self.unwritten)
+            return
+        self._agenda.finished(job, record)
+        self._listener.finished(job, record)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._listener.lost(self._jobs[_id_of(trial)], "its worker died")
+        _lost(self._agenda.running(_id_of(trial)), self._agenda, self._listener)
+
+
+def _lost(job: Job, agenda: Agenda, listener: Listener) -> None:
+    again = agenda.lost(job)
+    listener.lost(job, "its worker died" if again else _TOO_OFTEN)
 
 
 def _id_of(trial: Any) -> str:
@@ -171,19 +190,21 @@ def _id_of(trial: Any) -> str:
 
 
 def launch(
-    jobs: Sequence[Job],
+    agenda: Agenda,
     store: Store,
     listener: Listener,
+    shape: Shape,
     cluster: Cluster,
     log: Path,
     say: Callable[[str], None],
 ) -> None:
-    """Run ``jobs`` on Ray until each has a record or has lost its worker too often.
+    """Run what the agenda gives on Ray until each trial has a record or lost too many workers.
 
     Args:
-        jobs: In the order in which they are to start, but for those that would wait for a stage.
+        agenda: What is to be run.
         store: Readable and writable under the same path on every node.
         listener: Told what happens.
+        shape: What a trial occupies.
         cluster: Where to run.
         log: File that takes Ray's own output.
         say: Told where the dashboard is.
@@ -192,48 +213,39 @@ def launch(
         HdsweepError: The cluster cannot be reached, or can never hold one of these trials.
         StoreError: Workers cannot write the store.
     """
-    before = store.records(job.trial.id for job in jobs)
     interrupt = signal.getsignal(signal.SIGTERM)
     with _quiet(log):
-        context = _connect(cluster, jobs)
+        context = _connect(cluster, shape)
         signal.signal(signal.SIGTERM, interrupt)  # ray.init put its own there
         try:
             if context.dashboard_url:
                 say(_dashboard(context.dashboard_url))
-            waiting = list(jobs)
-            for _ in range(1 + WORKER_LOSSES):
-                _fit(waiting, store, listener)
-                now = store.records(job.trial.id for job in waiting)
-                waiting = [job for job in waiting if not _is_done(job, before, now)]
-                if not waiting:
+            capacity = _capacity(shape)
+            agenda.open(capacity)
+            for _ in range(1 + LOSSES):
+                _fit(agenda, store, listener, shape, capacity)
+                for job, record in agenda.recover():
+                    if record is None:
+                        listener.lost(job, "Ray Tune gave up; see " + str(log))
+                    else:
+                        listener.finished(job, record)
+                if not agenda.has_work():
                     break
         finally:
             ray.shutdown()
-    for job in waiting:
-        listener.lost(job, f"its worker died {1 + WORKER_LOSSES} times; see {log}")
 
 
-def _is_done(job: Job, before: Mapping[str, TrialRecord], now: Mapping[str, TrialRecord]) -> bool:
-    """Whether this run has made the trial's record; one to run again had a record before."""
-    record = now.get(job.trial.id)
-    if record is None:
-        return False
-    return record != before.get(job.trial.id) or (record.status == "ok" and not job.rerun)
-
-
-def _fit(jobs: Sequence[Job], store: Store, listener: Listener) -> None:
-    one = jobs[0]
-    watcher = _Watcher({job.trial.id: job for job in jobs}, store, listener)
-    names = {job.trial.id: job.label for job in jobs}
+def _fit(agenda: Agenda, store: Store, listener: Listener, shape: Shape, capacity: int) -> None:
+    watcher = _Watcher(agenda, store, listener)
     with tempfile.TemporaryDirectory(prefix="hdsweep-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(_Worker, {"cpu": one.threads, "gpu": one.gpus}),
+            tune.with_resources(_Worker, {"cpu": shape.threads, "gpu": shape.gpus}),
             tune_config=tune.TuneConfig(
-                search_alg=_Planned(jobs, store, watcher),
-                num_samples=len(jobs),
-                max_concurrent_trials=_capacity(one) + 1,  # one waits, so that no GPU idles
+                search_alg=_Planned(agenda, store, watcher),
+                num_samples=-1,  # until the agenda has no more
+                max_concurrent_trials=capacity + 1,  # one waits, so that no GPU idles
                 reuse_actors=True,
-                trial_name_creator=lambda trial: names[_id_of(trial)],
+                trial_name_creator=lambda trial: str(trial.config["job"]["label"]),
                 trial_dirname_creator=_id_of,
             ),
             run_config=tune.RunConfig(
@@ -255,15 +267,18 @@ def _fit(jobs: Sequence[Job], store: Store, listener: Listener) -> None:
 
 def _job_json(job: Job) -> dict[str, Any]:
     value = {f.name: getattr(job, f.name) for f in fields(job)}
-    return value | {"trial": job.trial.to_json(), "stages": ()}  # a worker has no use for them
+    watch = None if job.watch is None else job.watch.to_json()
+    # A worker has no use for the stages.
+    return value | {"trial": job.trial.to_json(), "stages": (), "watch": watch}
 
 
 def _job(value: Mapping[str, Any]) -> Job:
-    return Job(**{**value, "trial": Trial.from_json(value["trial"])})
+    watch = None if value["watch"] is None else Watch.from_json(value["watch"])
+    return Job(**{**value, "trial": Trial.from_json(value["trial"]), "watch": watch})
 
 
-def _connect(cluster: Cluster, jobs: Sequence[Job]) -> Any:
-    environment = thread_environment(jobs[0].threads)
+def _connect(cluster: Cluster, shape: Shape) -> Any:
+    environment = thread_environment(shape.threads)
     try:
         _knock(cluster.address)
         if cluster.address:
@@ -288,7 +303,7 @@ def _connect(cluster: Cluster, jobs: Sequence[Job]) -> Any:
         first = str(error).strip().splitlines()[0]
         where = cluster.address or "this machine"
         raise HdsweepError(f"Ray on {where}: cannot be started or reached: {first}") from None
-    _check_fit(jobs)
+    _check_fit(shape)
     return context
 
 
@@ -300,10 +315,9 @@ def _knock(address: str | None) -> None:
             pass
 
 
-def _check_fit(jobs: Sequence[Job]) -> None:
+def _check_fit(one: Shape) -> None:
     """Refuse what would wait for ever: a trial that no single node can hold."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    one = jobs[0]
     if any(n.get("CPU", 0) >= one.threads and n.get("GPU", 0) >= one.gpus for n in nodes):
         return
     ray.shutdown()
@@ -315,14 +329,14 @@ def _check_fit(jobs: Sequence[Job]) -> None:
     )
 
 
-def _capacity(job: Job) -> int:
+def _capacity(one: Shape) -> int:
     """How many such trials the cluster holds at once."""
     total = ray.cluster_resources()
-    by_cpu = int(total.get("CPU", 1) // job.threads)
-    if not job.gpus:
+    by_cpu = int(total.get("CPU", 1) // one.threads)
+    if not one.gpus:
         return max(1, by_cpu)
-    per_gpu = int(1 / job.gpus + 1e-9) if job.gpus <= 1 else 1  # a fraction never spans devices
-    by_gpu = int(total.get("GPU", 0) // max(job.gpus, 1)) * per_gpu
+    per_gpu = int(1 / one.gpus + 1e-9) if one.gpus <= 1 else 1  # a fraction never spans devices
+    by_gpu = int(total.get("GPU", 0) // max(one.gpus, 1)) * per_gpu
     return max(1, min(by_cpu, by_gpu))
 
 

@@ -1,0 +1,412 @@
+"""What is to be run next, decided as results come in.
+
+The launchers take jobs from here and bring records back. In between, searches draw configurations
+and are told what became of them, a race drops configurations, and the chosen ones are confirmed.
+Whatever is decided follows from records and from the log of what was drawn, so a driver that was
+killed decides the same again; a simulator runs this very code on recorded curves.
+
+A static trial and a search's next configuration are ordered by how far each part has come, so all
+parts of a sweep advance together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+from hdsweep import racing
+from hdsweep.entries import Entry, World
+from hdsweep.execute import Job
+from hdsweep.plan import Plan
+from hdsweep.planner import Cell, State, is_pending
+from hdsweep.searching import Searches
+from hdsweep.spec import SweepSpec
+from hdsweep.targets import Targets, non_dominated
+from hdsweep.trial import TrialRecord
+
+LOSSES = 2  # times one trial may lose its worker in one run before it is left for the next
+_PATIENCE_S = 1.0  # for a configuration that is being drawn, while other trials run
+_AGAIN_PLACE = -1.0  # of what lost its worker: before all others
+_CONFIRM_PLACE = 10.0  # after all that is chosen from
+
+
+class Agenda:
+    """The jobs of a sweep, as far as they are known; a context manager.
+
+    Args:
+        spec: The sweep.
+        plan: Its trials so far.
+        targets: What is sought, raced for and chosen by.
+        world: Where they run.
+        rerun: Finished trials that are to be run again, as of ``Plan.pending``.
+        ahead: Whether to draw ahead, in a thread, while trials run.
+    """
+
+    def __init__(
+        self,
+        spec: SweepSpec,
+        plan: Plan,
+        targets: Targets,
+        world: World,
+        rerun: Sequence[State] = (),
+        *,
+        ahead: bool = True,
+    ) -> None:
+        self._spec, self._plan, self._targets, self._world = spec, plan, targets, world
+        self._rerun = rerun
+        self._queue = world.queue()
+        self._capacity = 1
+        self._entries: list[Entry] = []
+        self._of: dict[str, list[Entry]] = {}  # by trial id
+        self._queued: set[str] = set()  # waiting or running
+        self._running: dict[str, tuple[Job, TrialRecord | None]] = {}
+        self._losses: Counter[str] = Counter()
+        self._looks_done = 0
+        self._racing: list[Entry] = []
+        self._started = 0  # the race with so many
+        self.ran: set[str] = set()  # trials that ended in this run
+        self._unchosen = [arm.name for arm in spec.arms] if spec.confirmed else []
+        self._searches = Searches(spec, plan, targets, world, ahead=ahead)
+        for cell in plan.cells:
+            if cell.study is None:
+                self._enter(cell, plan.state, plan.refused)
+        static = list(self._entries)
+        self._searches.rebuild(self._enter)
+        self._queue_static(static)
+        for entry in self._entries:
+            if entry.cell.study is not None:
+                self._queue_drawn(entry)
+        self._go_on()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._searches.close()
+
+    # --- for launchers ----------------------------------------------------------------------------
+
+    def open(self, capacity: int) -> None:
+        """Say how many trials run at once."""
+        self._capacity = capacity
+
+    def has_work(self) -> bool:
+        """Whether there is anything to run; draws until there is."""
+        while not len(self._queue):
+            self._top_up()
+            if not len(self._queue) and not self._searches.drawing:
+                return False
+            self._receive(None)
+        return True
+
+    def next(self) -> Job | None:
+        """A job to start now; None when none can be, for good if nothing runs."""
+        while True:
+            self._receive(0)
+            self._top_up()
+            job = self._queue.next()
+            if job is not None:
+                self._running[job.trial.id] = job, self._world.record(job.trial.id)
+                self._top_up()
+                return job
+            if self._searches.drawing:
+                drew = self._receive(_PATIENCE_S if self._running else None)
+                if drew or not self._running:
+                    continue
+            elif len(self._queue) or self._race_ahead():
+                continue
+            return None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing runs, waits or will come; after ``next`` gave None."""
+        return not (self._running or self._searches.drawing or len(self._queue))
+
+    def running(self, trial_id: str) -> Job:
+        """The job of a trial that was handed out."""
+        return self._running[trial_id][0]
+
+    def finished(self, job: Job, record: TrialRecord) -> None:
+        """A job has a record."""
+        trial_id = job.trial.id
+        self.ran.add(trial_id)
+        self._running.pop(trial_id, None)
+        self._leave(trial_id)
+        self._queue.finished(job)
+        for entry in self._of[trial_id]:
+            self._keep(entry, record)
+            self._review(entry)
+        self._go_on()
+
+    def lost(self, job: Job) -> bool:
+        """A job's worker is gone; whether it will be tried again."""
+        trial_id = job.trial.id
+        self._running.pop(trial_id, None)
+        self._queue.finished(job)
+        self._losses[trial_id] += 1
+        if self._losses[trial_id] <= LOSSES and not all(e.dropped for e in self._of[trial_id]):
+            self._queue.add(job, _AGAIN_PLACE)
+            return True
+        self._leave(trial_id)
+        for entry in self._of[trial_id]:
+            self._review(entry)
+        return False
+
+    def recover(self) -> list[tuple[Job, TrialRecord | None]]:
+        """Take back what a launcher that gave up was running.
+
+        Returns:
+            Each job with its record where it finished after all; those without are handed out
+            again, or were lost too often.
+        """
+        found: list[tuple[Job, TrialRecord | None]] = []
+        for job, before in list(self._running.values()):
+            record = self._world.record(job.trial.id)
+            new = record != before or (record is not None and record.status == "ok")
+            if record is None or not new or (job.rerun and record == before):
+                self.lost(job)
+                found.append((job, None))
+            else:
+                self.finished(job, record)
+                found.append((job, record))
+        return found
+
+    @property
+    def expected(self) -> int:
+        """Trials that the sweep has or will have, as far as can be told."""
+        known = sum(
+            any(trial_id in e.ending or not e.dropped for e in entries)
+            for trial_id, entries in list(self._of.items())  # another thread may be counting
+        )
+        to_draw = self._searches.to_draw() * len(self._spec.seeds)
+        confirmed = self._spec.confirmed
+        each = confirmed.top * len(confirmed.confirm) if confirmed else 0
+        return known + to_draw + len(self._unchosen) * each
+
+    @property
+    def cached(self) -> int:
+        """Trials that had ended before."""
+        return sum(
+            trial_id not in self.ran and any(trial_id in e.ending for e in entries)
+            for trial_id, entries in list(self._of.items())
+        )
+
+    # --- what waits -------------------------------------------------------------------------------
+
+    def _enter(self, cell: Cell, state: Mapping[str, State], refused: Mapping[str, str]) -> Entry:
+        """Take in a configuration."""
+        order = cell.number if cell.number is not None else len(self._entries)
+        entry = Entry(cell, order)
+        self._entries.append(entry)
+        for trial in cell.trials:
+            self._of.setdefault(trial.id, []).append(entry)
+            if trial.id in refused:
+                entry.ending[trial.id] = "infeasible"
+            elif not is_pending(state[trial.id], self._rerun):
+                record = self._world.record(trial.id)
+                if record is not None:
+                    self._keep(entry, record)
+                    if record.ending == "ok":
+                        self._world.ended(cell, trial, order)
+        self._drop_if_bad(entry)
+        return entry
+
+    def _queue_static(self, entries: Sequence[Entry]) -> None:
+        race = self._spec.race
+        rounds = race.looks[0] if race else len(self._spec.seeds)
+        self._racing = list(entries) if race else []
+        self._started = len(self._racing)
+        many = sum(len(entry.cell.trials) for entry in entries) or 1
+        for round_ in range(rounds):
+            for n, entry in enumerate(entries):
+                self._add(entry, round_, (round_ * len(entries) + n + 0.5) / many)
+
+    def _queue_drawn(self, entry: Entry) -> None:
+        search = self._searches.all[entry.cell.study or ""]
+        for round_ in range(len(entry.cell.trials)):
+            self._add(entry, round_, search.place_of(entry.order))
+        self._review(entry)
+
+    def _add(self, entry: Entry, round_: int, place: float) -> None:
+        trial = entry.cell.trials[round_]
+        if entry.dropped or trial.id in entry.ending:
+            return
+        if trial.id not in self._queued:
+            self._queued.add(trial.id)
+            self._queue.add(self._world.job(entry.cell, trial, entry.order), place)
+        entry.waits.add(trial.id)
+
+    def _leave(self, trial_id: str) -> None:
+        """A trial neither waits nor runs."""
+        self._queued.discard(trial_id)
+        for entry in self._of[trial_id]:
+            entry.waits.discard(trial_id)
+
+    # --- results ----------------------------------------------------------------------------------
+
+    def _keep(self, entry: Entry, record: TrialRecord) -> None:
+        entry.ending[record.id] = record.ending
+        if record.ending == "ok":
+            entry.values[record.id] = tuple(
+                self._world.value(record, target) for target in self._targets.all
+            )
+
+    def _review(self, entry: Entry) -> None:
+        self._drop_if_bad(entry)
+        self._searches.review(entry)
+
+    def _drop_if_bad(self, entry: Entry) -> None:
+        """Give no more seeds to a configuration that one of them has failed."""
+        bad = entry.ended_badly
+        if bad is None or entry.dropped or not entry.open_ids:
+            return
+        trial, ending = bad
+        # The other seeds of a configuration that is only listed are replicates to be reported.
+        decides = entry.cell.study is not None or self._spec.race is not None
+        if ending == "pruned":
+            self._drop(entry, f"its configuration was stopped early, see seed {trial.seed}")
+        elif decides and entry.cell.part != "confirm":
+            self._drop(entry, f"seed {trial.seed} of its configuration: {ending}")
+
+    def _drop(self, entry: Entry, why: str) -> None:
+        entry.dropped = why
+        ids = [
+            i for i in entry.open_ids
+            if i not in self._running and all(e.dropped for e in self._of[i])
+        ]  # fmt: skip
+        self._queue.drop(ids)
+        for trial_id in ids:
+            self._leave(trial_id)
+        if ids:
+            self._world.log({"event": "skipped", "trials": ids, "why": why})
+
+    def _go_on(self) -> None:
+        """What follows for other configurations."""
+        while self._race():
+            pass
+        for arm in list(self._unchosen):
+            self._choose(arm)
+
+    # --- searches ---------------------------------------------------------------------------------
+
+    def _top_up(self) -> None:
+        """Draw what is to be run soon."""
+        limit = self._spec.search.parallel if self._spec.search else None
+        while (search := self._searches.next(limit)) is not None:
+            soon = len(self._queue) + len(self._running)
+            soon += self._searches.drawing * len(self._spec.seeds)
+            short = soon < self._capacity + (self._capacity > 1)  # one waits, so no GPU idles
+            first = self._queue.first_place
+            if not short and (first is None or first < search.place):
+                return
+            entry = self._searches.draw(search, self._enter)
+            if entry is not None:
+                self._queue_drawn(entry)
+        self._go_on()
+
+    def _receive(self, timeout_s: float | None) -> bool:
+        """Take what was drawn meanwhile; whether there was any."""
+        found = self._searches.receive(timeout_s, self._enter)
+        for entry in found:
+            self._queue_drawn(entry)
+        return bool(found)
+
+    # --- the race ---------------------------------------------------------------------------------
+
+    def _race(self) -> bool:
+        """Look at the race if all that it takes is there; whether it was."""
+        race, target = self._spec.race, self._targets.raced
+        if race is None or target is None or self._looks_done == len(race.looks):
+            return False
+        seeds = race.looks[self._looks_done]
+        alive = [entry for entry in self._racing if not entry.dropped]
+        if any(t.id not in e.ending for e in alive for t in e.cell.trials[:seeds]):
+            return False
+        at = self._targets.all.index(target)
+        whole = {e.cell.name: e for e in alive if e.ended_badly is None}
+        # Where the metric is undefined nothing is significant, and nothing is dropped.
+        values = {
+            name: found for name, entry in whole.items()
+            if all(map(math.isfinite, found := entry.of(at, seeds)))
+        }  # fmt: skip
+        verdicts = racing.look(
+            values, larger_is_better=target.larger_is_better, level=race.level,
+            looks=len(race.looks), started=self._started,
+        )  # fmt: skip
+        for name, verdict in verdicts.items():
+            self._drop(whole[name], verdict.reason)
+        self._looks_done += 1
+        alive = [entry for entry in self._racing if not entry.dropped]
+        for round_ in range(seeds, self._race_until(self._looks_done)):
+            for n, entry in enumerate(alive):
+                self._add(entry, round_, round_ + (n + 0.5) / len(alive))
+        return True
+
+    def _race_until(self, looks_done: int) -> int:
+        """How many seeds each may have before the next look."""
+        looks = self._spec.race.looks if self._spec.race else ()
+        return looks[looks_done] if looks_done < len(looks) else len(self._spec.seeds)
+
+    def _race_ahead(self) -> bool:
+        """While a round ends, give the next seed to who leads: it will hardly be dropped."""
+        target = self._targets.raced
+        if target is None or not self._running:
+            return False
+        at = self._targets.all.index(target)
+        sign = -1.0 if target.larger_is_better else 1.0
+        ready = [e for e in self._racing if not e.dropped and not e.ended_badly and e.values]
+        for entry in sorted(ready, key=lambda e: sign * e.mean(at)):
+            for round_ in range(self._race_until(self._looks_done + 1)):
+                trial = entry.cell.trials[round_]
+                if trial.id not in entry.ending and trial.id not in self._queued:
+                    self._add(entry, round_, 0.0)
+                    return True
+        return False
+
+    # --- the choice -------------------------------------------------------------------------------
+
+    def _choose(self, arm: str) -> None:
+        """Confirm the best of an arm, once all of it is known."""
+        searches = [s for s in self._searches.all.values() if s.plan.open.arm == arm]
+        if any(s.left > 0 or s.asking for s in searches):
+            return
+        entries = [
+            e for e in self._entries
+            if e.cell.arm == arm and e.cell.part == "select" and e.same_as is None
+        ]  # fmt: skip
+        if any(e.waits or (e.open_ids and not e.dropped) for e in entries):
+            return
+        self._unchosen.remove(arm)
+        targets = self._targets.chosen_by
+        values = {n: self._chosen_by(entry) for n, entry in enumerate(entries) if entry.is_whole}
+        values = {n: found for n, found in values.items() if all(map(math.isfinite, found))}
+        larger = [target.larger_is_better for target in targets]
+        if len(targets) > 1:
+            best = non_dominated(values, larger)
+        else:
+            top = self._spec.confirmed.top if self._spec.confirmed else 0
+            best = sorted(values, key=lambda n: values[n], reverse=larger[0])[:top]
+        for rank, n in enumerate(best):
+            pairs = zip(targets, values[n], strict=True)
+            words = ", ".join(f"{target.text} {value:.4g}" for target, value in pairs)
+            self._confirm(entries[n], f"{words}, among {len(entries)}", rank)
+
+    def _chosen_by(self, entry: Entry) -> list[float]:
+        places = (self._targets.all.index(target) for target in self._targets.chosen_by)
+        return [self._searches.aggregated(entry, place) for place in places]
+
+    def _confirm(self, entry: Entry, why: str, rank: int) -> None:
+        seeds = self._spec.confirmed.confirm if self._spec.confirmed else ()
+        planner = self._plan.planner
+        cell = planner.again(entry.cell, seeds, "confirm")
+        ids = {str(trial.seed): trial.id for trial in cell.trials}
+        self._world.log(
+            {"event": "chosen", "arm": cell.arm, "knobs": dict(cell.knobs), "trials": ids,
+             "why": why}
+        )  # fmt: skip
+        state, _ = planner.look(cell.trials)
+        made = self._enter(cell, state, {})
+        for round_ in range(len(seeds)):
+            self._add(made, round_, _CONFIRM_PLACE + round_ + rank / 100)

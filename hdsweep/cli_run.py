@@ -1,0 +1,202 @@
+"""The command ``run``: what of a sweep has not finished, and then its table."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from hdsweep import views
+from hdsweep.cli_plan import Ready, metrics_of, ready
+from hdsweep.cli_report import TableFormat, print_report
+from hdsweep.errors import HdsweepError, SpecError
+from hdsweep.execute import origin_of, record_infeasible
+from hdsweep.planner import State
+from hdsweep.spec import SweepSpec
+from hdsweep.views import Format, FormatOption, StoreOption, SweepFile
+
+if TYPE_CHECKING:
+    from hdsweep.agenda import Agenda
+
+
+class Rerun(StrEnum):
+    """Finished trials that may be run again."""
+
+    failed = "failed"
+    diverged = "diverged"
+    stale = "stale"
+
+
+_NO_STAGES = (
+    "Each trial does all its work itself and shares none; the results are the same. For measuring "
+    "what a trial takes, or when shared work is under suspicion."
+)
+_GOOD = ("cached", "stale")  # states whose record is ok
+
+
+def run(
+    sweep: SweepFile,
+    store: StoreOption = views.RESULTS,
+    inline: Annotated[bool, typer.Option(help="In this process, without Ray.")] = False,
+    address: Annotated[str | None, typer.Option(help="A running Ray cluster to join.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="Logical GPUs to declare here.")] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="Logical CPUs to declare here.")] = None,
+    rerun: Annotated[list[Rerun] | None, typer.Option(help="Run these again as well.")] = None,
+    no_stages: Annotated[bool, typer.Option("--no-stages", help=_NO_STAGES)] = False,
+    format: FormatOption = Format.terminal,
+) -> None:
+    """Run what of a sweep has not finished, then print its table.
+
+    Interrupt or kill it at any moment; the same command goes on where it was.
+    """
+    _check_placement(inline, address, gpus, cpus)
+    from hdsweep.progress import terminal
+
+    with terminal(2) as console:
+        made = ready(sweep, store, console.print)
+        spec, plan, opened = made.spec, made.plan, made.store
+        again: list[State] = [state.value for state in rerun or ()]
+        opened.create()
+        with opened.driving(spec.name):
+            opened.put_sweep(made.planned, sweep.read_bytes())
+            where = _Where(inline, address, gpus, cpus)
+            ran = _run(made, again, where, console, share=not no_stages)
+            planned = opened.sweep(spec.name)  # with what was drawn and decided meanwhile
+            opened.put_sweep(planned, sweep.read_bytes())  # names the curves of what was drawn
+        # Of a sweep that had nothing left to run, the plan knows all but what went wrong.
+        whole = ran or format is Format.json
+        labels = planned.labels()
+        asked = {i: name for i, name in labels.items() if whole or plan.state.get(i) not in _GOOD}
+        records = opened.records(asked)
+        if format is Format.json:
+            views.print_json(views.counts(planned, records, opened) | {"ran": len(ran)})
+        else:
+            first, *others = metrics_of(spec)
+            print_report(opened, planned, [str(first)], 1, TableFormat.terminal)
+            if others:
+                options = shlex.join(part for one in others for part in ("--metric", str(one)))
+                console.print(Text(f"more: hdsweep report {spec.name} {options}", style="dim"))
+        stale = 0 if "stale" in again else plan.counts()["stale"]
+        skipped = planned.skipped()
+        for line in views.advice(asked, records, skipped, stale):
+            console.print(line)
+    bad = {i for i in asked if i not in skipped and i not in records}
+    bad |= {i for i, record in records.items() if record.status not in ("ok", "pruned")}
+    if bad:
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """Where trials are to run, as the options say."""
+
+    inline: bool
+    address: str | None
+    gpus: int | None
+    cpus: int | None
+
+
+def _run(
+    made: Ready, again: Sequence[State], where: _Where, console: Console, *, share: bool
+) -> set[str]:
+    """Run what is pending, and decide as results come in.
+
+    Returns:
+        Ids of trials that have a record of this run.
+    """
+    from hdsweep.agenda import Agenda
+    from hdsweep.world import StoreWorld
+
+    spec, plan = made.spec, made.plan
+    gpus = _gpus_each(spec, where.gpus, where.address)
+    world = StoreWorld(
+        spec, plan, made.targets, made.store, made.data, made.planned.groups, gpus, share=share
+    )
+    for cell, trial in plan.unrecorded():
+        job = world.job(cell, trial, 0)
+        record_infeasible(job, made.store, origin_of(job), plan.refused[trial.id])
+    with Agenda(spec, plan, made.targets, world, again, ahead=not where.inline) as agenda:
+        if not agenda.has_work():
+            console.print(f"{spec.name}: {views.nothing_to_run(plan)}")
+            return set()
+        for line in views.infeasible(plan):
+            console.print(line)
+        return _launch(agenda, made, gpus, console, where)
+
+
+def _check_placement(inline: bool, address: str | None, gpus: int | None, cpus: int | None) -> None:
+    declared = gpus is not None or cpus is not None
+    if address and declared:
+        raise SpecError(
+            "--gpus and --cpus declare resources of this machine; drop them or --address"
+        )
+    if inline and (address or declared):
+        raise SpecError("--inline runs in this process; drop --address, --gpus and --cpus")
+
+
+def _interrupt(_signum: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _launch(agenda: Agenda, made: Ready, gpus: float, console: Console, where: _Where) -> set[str]:
+    from hdsweep.progress import Progress
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    spec, store = made.spec, made.store
+    progress = Progress(
+        console, spec.name, store=store, groups=made.planned.groups, metric=metrics_of(spec)[0],
+        total=lambda: agenda.expected, cached=lambda: agenda.cached,
+    )  # fmt: skip
+    try:
+        with progress:
+            if where.inline:
+                from hdsweep.launch import inline as launcher
+
+                launcher.launch(agenda, store, progress)
+                return agenda.ran
+            from hdsweep.launch import ray as launcher_ray
+
+            cluster = launcher_ray.Cluster(address=where.address, gpus=where.gpus, cpus=where.cpus)
+            shape = launcher_ray.Shape(spec.resources.cpus, gpus)
+            log = store.root / "sweeps" / spec.name / "ray.log"
+            launcher_ray.launch(agenda, store, progress, shape, cluster, log, progress.say)
+            return agenda.ran
+    except ImportError as error:
+        if error.name and error.name.split(".")[0] == "ray":
+            raise HdsweepError(
+                f"Ray is not installed ({error}); install it or add --inline"
+            ) from None
+        raise
+    except KeyboardInterrupt:
+        done = agenda.cached + len(agenda.ran)
+        console.print(
+            f"interrupted: {done} of {agenda.expected} trials are finished; run the same command "
+            "again to continue"
+        )
+        raise typer.Exit(130) from None
+
+
+def _gpus_each(spec: SweepSpec, gpus: int | None, address: str | None) -> float:
+    """How many GPUs a trial takes."""
+    share = spec.resources.gpus
+    if share is None and address is not None:
+        raise spec.source.error(
+            ("resources",), "on a cluster, say how many a trial takes: resources: {gpus: 1}"
+        )
+    if share is None:
+        share = 1.0 if gpus or (gpus is None and _machine_has_gpu()) else 0.0
+    return share
+
+
+@cache
+def _machine_has_gpu() -> bool:
+    return any(Path("/dev").glob("nvidia[0-9]*"))

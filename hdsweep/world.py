@@ -1,0 +1,133 @@
+"""The world that a sweep's decisions are made in when it is run: its store and its data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hdsweep.execute import Job, origin_of, record_infeasible
+from hdsweep.method import Data, load_method
+from hdsweep.plan import Plan, declares, validated
+from hdsweep.planner import Cell, State
+from hdsweep.queue import Queue
+from hdsweep.shared import Look
+from hdsweep.spec import SweepSpec
+from hdsweep.stopping import Watch, points_of, shared_rungs
+from hdsweep.store import Store
+from hdsweep.targets import Target, Targets, watches
+from hdsweep.trial import Trial, TrialRecord
+from hdsweep.values import value_of
+
+
+class StoreWorld:
+    """See ``hdsweep.entries.World``.
+
+    Args:
+        spec: The sweep.
+        plan: Its trials so far.
+        targets: What a stopping rule's direction is taken from.
+        store: Where records, curves and the log are.
+        data: As loaded.
+        groups: Of what is tested, in their order of report.
+        gpus: Of each trial.
+        share: Whether trials share stages.
+    """
+
+    def __init__(
+        self,
+        spec: SweepSpec,
+        plan: Plan,
+        targets: Targets,
+        store: Store,
+        data: Data,
+        groups: Sequence[str],
+        gpus: float,
+        *,
+        share: bool = True,
+    ) -> None:
+        self._spec, self._plan, self._targets, self._store = spec, plan, targets, store
+        self._data, self._groups, self._gpus, self._share = data, groups, gpus, share
+        self._look = Look(data, store)
+        self._folders: dict[str, dict[str, tuple[str, ...]]] = {}  # by key of the configuration
+        self._states: dict[str, State] = dict(plan.state)
+        self._watched = {arm.name for arm in spec.arms if watches(spec, arm.name)}
+
+    def decisions(self) -> Sequence[Mapping[str, Any]]:
+        """See World."""
+        return self._store.decisions(self._spec.name)
+
+    def log(self, event: Mapping[str, Any]) -> None:
+        """See World."""
+        self._store.decide(self._spec.name, event)
+
+    def begin(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """See World."""
+        self._store.put_decisions(self._spec.name, events)
+
+    def queue(self) -> Queue:
+        """See World."""
+        return Queue((), self._store.root)
+
+    def record(self, trial_id: str) -> TrialRecord | None:
+        """See World."""
+        return self._store.record(trial_id)
+
+    def job(self, cell: Cell, trial: Trial, order: int) -> Job:
+        """See World."""
+        return Job(
+            trial,
+            cell.label(trial),
+            self._gpus,
+            self._spec.resources.cpus,
+            rerun=self._states.get(trial.id) == "stale",
+            share=self._share,
+            stages=self._stages(cell, trial) if self._share else (),
+            cell=cell.name,
+            watch=self._watch(cell, order),
+        )
+
+    def _stages(self, cell: Cell, trial: Trial) -> tuple[str, ...]:
+        name = f"{cell.key} {cell.part}"  # the chosen have other seeds
+        if name not in self._folders:
+            self._folders[name] = self._look.folders(cell.trials)
+        return self._folders[name].get(trial.id, ())
+
+    def _watch(self, cell: Cell, order: int) -> Watch | None:
+        stop = self._spec.stop
+        if stop is None or cell.part == "confirm" or cell.arm not in self._watched:
+            return None
+        larger = bool(self._targets.watched)
+        method = load_method(cell.trials[0].method)
+        last = method.steps(validated(method, cell.trials[0]))
+        return Watch(stop, larger, self._spec.name, cell.arm, cell.key, order, last)
+
+    def ended(self, cell: Cell, trial: Trial, order: int) -> None:
+        """See World."""
+        watch = self._watch(cell, order)
+        if watch is None or watch.stop.rule == "patience":  # it compares nobody with others
+            return
+        rungs = shared_rungs(self._store.root, watch)
+        if not rungs.knows(cell.key, trial.seed):
+            points = points_of(self._store.trial_dir(trial.id), watch.stop.metric)
+            counted = [(step, value) for step, value in points if watch.counts(step)]
+            rungs.learn(cell.key, order, trial.seed, counted)
+
+    def refused(self, cell: Cell) -> str | None:
+        """See World."""
+        method = load_method(cell.trials[0].method)
+        if not declares(method, "infeasible"):
+            return None
+        reason = method.infeasible(validated(method, cell.trials[0]), self._data)
+        for trial in cell.trials if reason is not None else ():
+            job = self.job(cell, trial, 0)
+            record_infeasible(job, self._store, origin_of(job), str(reason))
+        return reason
+
+    def value(self, record: TrialRecord, target: Target) -> float:
+        """See World."""
+        return value_of(self._store, record, target.metric, self._groups)[0]
+
+    def curve(self, trial_id: str) -> Mapping[int, float]:
+        """See World."""
+        stop = self._spec.stop
+        return {} if stop is None else dict(points_of(self._store.trial_dir(trial_id), stop.metric))
