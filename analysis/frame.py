@@ -111,7 +111,7 @@ def load(
         if record is None and trial_id in skipped:
             statuses[row], why = STATUS.index(SKIPPED), skipped[trial_id]
         for column in columns:
-            column.reason[row] = why if trial_id else NOT_CHOSEN
+            column.reason[row] = why if trial_id else sweep.unchosen or NOT_CHOSEN
     if (statuses == STATUS.index("ok")).any():  # before that, nobody knows what a method measures
         declared = {*scalars, *sweep.metrics}  # what the sweep asks for was checked with its method
         for column in columns:

@@ -22,13 +22,14 @@ from typing import Any, Literal, get_args
 from rich.cells import cell_len
 from rich.style import Style
 
-from analysis.frame import KNOB, MEAN, NOT_CHOSEN, NOT_RUN, SKIPPED
+from analysis.frame import KNOB, MEAN, NOT_RUN, SKIPPED
 from analysis.searches import Searched, how_far, is_optimistic
 from analysis.tables import UNDEFINED, Cell, Missing, Row, Table
 from hdsweep.errors import SpecError, did_you_mean
 from hdsweep.metrics import POOLED
 from hdsweep.planned import cell_name, knob_text
 from hdsweep.trial import FORMAT
+from hdsweep.values import why_not
 
 Format = Literal["terminal", "md", "csv", "json"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -206,7 +207,7 @@ def _notes(table: Table) -> list[str]:
         everywhere = len([c for c in row.cells if c != MEAN]) or 1
         for trial, names in columns.items():
             where = "" if len(names) == everywhere else f", {', '.join(names)}"
-            obvious = trial.status == NOT_RUN and trial.reason != NOT_CHOSEN
+            obvious = trial.reason == why_not(None)
             why = trial.status if obvious else f"{trial.status}: {trial.reason}"
             seeds.setdefault(f"{where}: {why}", []).append(trial.seed)
         for what, which in seeds.items():

@@ -382,6 +382,13 @@ class Agenda:
         targets = self._targets.chosen_by
         values = {n: self._chosen_by(entry) for n, entry in enumerate(entries) if entry.is_whole}
         values = {n: found for n, found in values.items() if all(map(math.isfinite, found))}
+        allowed = {n: found for n, found in values.items() if self._searches.keeps(entries[n])}
+        if not allowed:
+            limits = " and ".join(target.text for target in self._targets.constraints)
+            why = f"none keeps {limits}" if values else "none has a value with every seed"
+            why = f"arm {arm}: {why}, of {len(entries)} configurations"
+            self._world.log({"event": "unchosen", "arm": arm, "why": why})
+        values = allowed
         larger = [target.larger_is_better for target in targets]
         if len(targets) > 1:
             best = non_dominated(values, larger)

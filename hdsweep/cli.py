@@ -21,6 +21,7 @@ from hdsweep.cli_data import data_app
 from hdsweep.cli_plan import check, plan
 from hdsweep.cli_report import report, show, status
 from hdsweep.cli_run import run
+from hdsweep.cli_search import export_app, replay
 from hdsweep.errors import HdsweepError
 from hdsweep.execute import thread_environment
 
@@ -33,7 +34,8 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
-for command in (run, plan, check, status, show, report):
+app.add_typer(export_app, name="export")
+for command in (run, plan, check, status, show, report, replay):
     app.command()(command)
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from hdsweep import views
 from hdsweep.errors import HdsweepError
 from hdsweep.planned import PlannedSweep
+from hdsweep.spec import load_sweep
 from hdsweep.store import Store
 from hdsweep.views import Format, FormatOption, StoreOption
 
@@ -26,6 +27,14 @@ class TableFormat(StrEnum):
     md = "md"
     csv = "csv"
     json = "json"
+
+
+class Importance(StrEnum):
+    """Evaluators of Optuna; they may disagree widely, so the report names its own."""
+
+    ped_anova = "ped_anova"
+    fanova = "fanova"
+    none = "none"
 
 
 class Part(StrEnum):
@@ -78,6 +87,9 @@ def report(
         list[str] | None, typer.Option(help="As in auroc, tpr@1 or tpr@1[domain=C]; repeatable.")
     ] = None,
     ddof: Annotated[int, typer.Option(min=0, max=1, help="1: sample std, 0: population std.")] = 1,
+    importance: Annotated[
+        Importance, typer.Option(help="Of the knobs that a search drew, below its tables.")
+    ] = Importance.ped_anova,
     part: Annotated[
         Part | None, typer.Option(help="select: what was chosen from; by default, what was chosen.")
     ] = None,
@@ -89,7 +101,7 @@ def report(
     """Print mean±std tables of a sweep, the latest by default."""
     opened = Store(store)
     planned = opened.sweep(name)
-    print_report(opened, planned, metric or planned.metrics, ddof, format, part)
+    print_report(opened, planned, metric or planned.metrics, ddof, format, part, importance)
 
 
 def print_report(
@@ -99,8 +111,9 @@ def print_report(
     ddof: int,
     format: TableFormat,
     part: Part | None = None,
+    importance: Importance = Importance.ped_anova,
 ) -> None:
-    """Write tables of some metrics to standard output."""
+    """Write tables of some metrics to standard output, and what drawn knobs mattered."""
     from analysis import frame, render, tables
 
     tidy = frame.load(store, planned, metrics, part=None if part is None else part.value)
@@ -109,3 +122,20 @@ def print_report(
     width = out.width if out.is_terminal and format is TableFormat.terminal else None
     color = out.is_terminal and out.color_system is not None
     views.write(render.render(made, format.value, width=width, color=color))
+    for_people = format in (TableFormat.terminal, TableFormat.md)
+    if for_people and planned.searches and importance is not Importance.none:
+        lines = _importance(store, planned, importance)
+        listed = [f"- {line}" for line in lines] if format is TableFormat.md else lines
+        views.write("\n".join(listed) + "\n")
+
+
+def _importance(store: Store, planned: PlannedSweep, importance: Importance) -> list[str]:
+    from hdsweep.search import Evaluator
+    from hdsweep.studies import importance_lines
+
+    kept = store.root / "sweeps" / planned.name / "sweep.yaml"
+    evaluator: Evaluator = "fanova" if importance is Importance.fanova else "ped_anova"
+    try:
+        return importance_lines(store, planned, load_sweep(kept), evaluator)
+    except HdsweepError as error:  # the tables stand without it
+        return [f"importance: {error}"]

@@ -374,8 +374,8 @@ class Method:
         groups: (params, data) -> the groups of ``tested``, in their order of report.
         curve: Names of the metrics that it reports while it runs, with some parameters or with all;
             a sweep's stopping rule may watch one of them.
-        steps: params -> the last step of its curve, where that is known: nothing is saved by stopping
-            a trial there.
+        steps: params -> the last step of its curve, where that is known: nothing is saved by
+            stopping a trial there.
     """
 
     version: int

@@ -90,7 +90,9 @@ class Plan:
         return [
             (cell, trial)
             for cell, trial in self.trials()
-            if is_pending(self.state[trial.id], rerun) and trial.id not in self.refused
+            if is_pending(self.state[trial.id], rerun)
+            and self.state[trial.id] != "skipped"
+            and trial.id not in self.refused
         ]
 
     def unrecorded(self) -> list[tuple[Cell, Trial]]:
@@ -164,7 +166,9 @@ def make_plan(
     cells = [planner.cell(one, spec.seeds, part=part) for one in checked.settled]
     searches = _searches(spec, checked, planner)
     by_key = {search.key: search for search in searches}
-    for event in store.decisions(spec.name) if searches else ():
+    decides = spec.search is not None or spec.stop is not None or spec.race is not None
+    events = store.decisions(spec.name) if decides else []
+    for event in events:
         if event["event"] == "asked" and event["study"] in by_key:
             try:
                 one = drawn(by_key[event["study"]].open, event["knobs"])
@@ -172,6 +176,8 @@ def make_plan(
                 continue  # told of when it was drawn
             cells.append(planner.cell(one, spec.seeds, event["study"], event["number"], part))
     state, recorded = planner.look([trial for cell in cells for trial in cell.trials])
+    skipped = {i for event in events if event["event"] == "skipped" for i in event["trials"]}
+    state |= {i: "skipped" for i in skipped if state.get(i) == "new"}
     return Plan(tuple(cells), state, planner, recorded, searches=searches)
 
 

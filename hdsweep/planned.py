@@ -11,6 +11,7 @@ lose the last lines, and then that is decided once more. Lines are these, furthe
      "values": [one per objective], "constraints": {name: amount above its bound}, if there are any}
     {"event": "skipped", "trials": [ids], "why"}
     {"event": "chosen", "arm", "knobs": swept and drawn ones, "trials": {seed: id}, "why"}
+    {"event": "unchosen", "arm", "why"}
 
 Where two lines say different things of one configuration or trial, the later one holds.
 """
@@ -110,6 +111,7 @@ class PlannedSweep:
         confirm: Seeds to report chosen configurations on.
         select: In words, how they are chosen; empty where ``confirm`` is.
         arms: In file order; by default those of cells and searches, in their order.
+        unchosen: Why nothing was chosen of some arms, in words.
     """
 
     name: str
@@ -123,6 +125,7 @@ class PlannedSweep:
     confirm: tuple[int, ...] = ()
     select: str = ""
     arms: tuple[str, ...] = ()
+    unchosen: str = ""
 
     def labels(self) -> dict[str, str]:
         """Trial id -> readable name; a trial that two cells share has the first one's."""
@@ -156,7 +159,9 @@ class PlannedSweep:
         Args:
             events: As ``read_log`` returns them.
         """
+        events = list(events)
         asked, told, skipped, chosen = _sorted_out(events)
+        unchosen = "; ".join(e["why"] for e in events if e["event"] == "unchosen")
         arms = self.arm_names()
         cells: dict[str, list[PlannedCell]] = {arm: [] for arm in arms}
         for cell in self.cells:
@@ -169,12 +174,13 @@ class PlannedSweep:
             if event["arm"] in cells:
                 of_arm = cells[event["arm"]]
                 of_arm.append(_with(_chosen(event, of_arm), skipped))
-        return replaced(self, cells=tuple(cell for arm in arms for cell in cells[arm]))
+        every = tuple(cell for arm in arms for cell in cells[arm])
+        return replaced(self, cells=every, unchosen=unchosen)
 
     def to_bytes(self) -> bytes:
         """The content of ``plan.json``: without what the log of decisions adds."""
         planned = tuple(c for c in self.cells if c.study is None and c.part != "confirm")
-        value = asdict(replaced(self, cells=planned))
+        value = asdict(replaced(self, cells=planned, unchosen=""))
         return json.dumps({"format": FORMAT, **value}, ensure_ascii=False).encode() + b"\n"
 
     @classmethod
@@ -296,6 +302,7 @@ _FIELDS: Mapping[str, Mapping[str, type]] = {
     "told": {"study": str, "number": int, "state": str, "values": list},
     "skipped": {"trials": list, "why": str},
     "chosen": {"arm": str, "knobs": dict, "trials": dict, "why": str},
+    "unchosen": {"arm": str, "why": str},
 }  # fmt: skip
 
 

@@ -17,7 +17,9 @@ from hdsweep.store import Store
 from hdsweep.strict import Strict
 from hdsweep.trial import Trial, TrialRecord
 
-State = Literal["new", "cached", "stale", "failed", "diverged", "pruned", "infeasible"]
+State = Literal["new", "cached", "stale", "failed", "diverged", "pruned", "infeasible", "skipped"]
+"""``skipped``: not run, since a race or another seed decided so when the sweep ran last."""
+
 STATES: tuple[State, ...] = get_args(State)
 
 
@@ -60,7 +62,11 @@ class Cell:
 
 def is_pending(state: State, rerun: Collection[State]) -> bool:
     """Whether a trial in that state is to be run."""
-    return state == "new" or state in rerun or (state == "infeasible" and "failed" in rerun)
+    return (
+        state in ("new", "skipped")
+        or state in rerun
+        or (state == "infeasible" and "failed" in rerun)
+    )
 
 
 class Planner:

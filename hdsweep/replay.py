@@ -256,10 +256,16 @@ def _steps(one: Ran, archive: Archive) -> int:
     return archive.courses[one.stored].steps[one.points - 1] if one.points else 0
 
 
+def _held_s(one: Ran, archive: Archive) -> float:
+    """How long a trial held its worker; to the last bit the same on any clock."""
+    course = archive.courses[one.stored]
+    return course.times_s[one.points - 1] if one.ending == "pruned" else course.end_s
+
+
 def _cost(
     ran: Sequence[Ran], archive: Archive, gpus_each: float, skipped: Mapping[str, str]
 ) -> Cost:
-    hours = math.fsum(one.ended_s - one.began_s for one in ran) / 3600
+    hours = math.fsum(_held_s(one, archive) for one in ran) / 3600
     endings = Counter(one.ending for one in ran)
     return Cost(
         trials=len(ran),

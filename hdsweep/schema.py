@@ -6,10 +6,12 @@ Which knobs an arm may have depends on its method, so the schema says: if ``meth
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from hdsweep.method import load_dataset, load_method, names_in
-from hdsweep.spec import Strict, file_schema
+from hdsweep.spec import file_schema
+from hdsweep.strict import Strict
 
 
 def sweep_schema() -> dict[str, Any]:
@@ -62,25 +64,69 @@ def _has(key: str, value: str) -> dict[str, Any]:
 
 
 def _knobs(params: type[Strict], definitions: dict[str, Any], name: str) -> dict[str, Any]:
-    """Schema of an arm: each knob a value, or a grid of values."""
+    """Schema of an arm: each knob a value, a grid of values, or a distribution."""
     block = _nested(params.model_json_schema(), definitions, name)
     properties: dict[str, Any] = {"method": {"const": name}}
+    definitions[f"when.{name}"] = _when(list(block["properties"]))
     for knob, value in block["properties"].items():
-        grid = {"type": "array", "minItems": 1, "items": value}
+        kinds = _kinds(value, {"$ref": f"#/$defs/when.{name}"})
         properties[knob] = {
             "description": value.get("description", ""),
             "default": value.get("default"),
-            "anyOf": [
-                value,
-                {
-                    "type": "object",
-                    "properties": {"grid": grid},
-                    "required": ["grid"],
-                    "additionalProperties": False,
-                },
-            ],
+            "anyOf": [value, *kinds],
         }
     return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _when(knobs: list[str]) -> dict[str, Any]:
+    """Schema of what a knob depends on."""
+    one = {"type": ["string", "number", "boolean", "null"]}
+    values = {"anyOf": [one, {"type": "array", "minItems": 1, "items": one}]}
+    return {
+        "type": "object",
+        "description": "Other knobs of the arm, and the values at which this one applies",
+        "minProperties": 1,
+        "properties": dict.fromkeys(knobs, values),
+        "additionalProperties": False,
+    }
+
+
+def _kinds(value: dict[str, Any], when: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Schemas of a knob with more than one value.
+
+    Args:
+        value: Schema of one value.
+        when: Schema of what it depends on.
+    """
+    yield _kind("grid", {"type": "array", "minItems": 1, "items": value}, when)
+    yield _kind("choice", {"type": "array", "minItems": 2, "items": value}, when)
+    for number in value.get("anyOf", [value]):
+        if number.get("type") not in ("integer", "number"):
+            continue
+        whole = number["type"] == "integer"
+        ends = {"type": "array", "minItems": 2, "maxItems": 2, "items": number}
+        step = {"type": number["type"], "exclusiveMinimum": 0}
+        log = {"type": "boolean", "description": "Spread evenly in the logarithm"}
+        inner = {**number, "type": "integer"}
+        yield _kind(
+            "int", {**ends, "items": inner}, when, step={**step, "type": "integer"}, log=log
+        )
+        uniform = _kind("uniform", ends, when, step=step)
+        if whole:
+            yield {**uniform, "required": ["uniform", "step"]}
+        else:
+            yield uniform
+            above = {"allOf": [number, {"exclusiveMinimum": 0}]}
+            yield _kind("log_uniform", {**ends, "items": above}, when)
+
+
+def _kind(kind: str, values: dict[str, Any], when: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {kind: values, "when": when, **more},
+        "required": [kind],
+        "additionalProperties": False,
+    }
 
 
 def _nested(schema: dict[str, Any], definitions: dict[str, Any], name: str) -> dict[str, Any]:

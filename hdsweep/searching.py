@@ -101,9 +101,13 @@ class Searches:
         if block is None:
             self._world.begin(())
             return
-        kept = [e for e in self._world.decisions() if e["event"] in ("asked", "told")]
-        self._world.begin(kept)
         cells = {(c.study, c.number): c for c in self._plan.cells if c.study is not None}
+        kept = [
+            _with_seeds(event, cells.get((event["study"], event["number"])))
+            for event in self._world.decisions()
+            if event["event"] in ("asked", "told")
+        ]
+        self._world.begin(kept)
         for plan in self._plan.searches:
             space = plan.open.setting.drawn
             self.all[plan.key] = search = OneSearch(plan, Study(space, block, plan.key))
@@ -266,14 +270,22 @@ class Searches:
         if bad is not None or not first.is_whole:
             return Told(number, "failed", seeds=seeds)
         values = tuple(self.aggregated(first, n) for n in range(len(self._targets.sought)))
-        after = len(values)
-        limits = {
-            target.text: target.excess(first.mean(after + n))
-            for n, target in enumerate(self._targets.constraints)
-        }
+        limits = self._excess(first)
         if not all(math.isfinite(value) for value in (*values, *limits.values())):
             return Told(number, "failed", seeds=seeds)
         return Told(number, "complete", values, limits, seeds=seeds)
+
+    def keeps(self, entry: Entry) -> bool:
+        """Whether a configuration is within the constraints, which bind what is searched."""
+        return entry.cell.study is None or all(v <= 0 for v in self._excess(entry).values())
+
+    def _excess(self, entry: Entry) -> dict[str, float]:
+        """Constraint -> how far the mean over seeds is beyond it."""
+        before = len(self._targets.sought)
+        return {
+            target.text: target.excess(entry.mean(before + n))
+            for n, target in enumerate(self._targets.constraints)
+        }
 
     def aggregated(self, entry: Entry, target: int) -> float:
         """What of a configuration's seeds is compared."""
@@ -307,3 +319,10 @@ class Searches:
             search.study.tell(told)
         else:
             self._telling.append(self._thread.submit(search.study.tell, told))
+
+
+def _with_seeds(event: Event, cell: Cell | None) -> Event:
+    """A draw with the trials of today: the file may list other seeds by now."""
+    if event["event"] != "asked" or cell is None:
+        return event
+    return {**event, "trials": {str(trial.seed): trial.id for trial in cell.trials}}

@@ -28,8 +28,9 @@ from hdsweep.recorded import Archive
 from hdsweep.spec import SweepSpec
 from hdsweep.stopping import Rungs, Watch
 from hdsweep.store import Store
-from hdsweep.targets import Target, Targets, watches
+from hdsweep.targets import Target, Targets
 from hdsweep.trial import Ending, Trial, TrialRecord
+from hdsweep.world import watch_of
 
 
 @dataclass(slots=True)
@@ -80,8 +81,7 @@ class Simulated:
         self._nearest = {key: Nearest(spaces[key], cells) for key, cells in recorded.items()}
         self._stands: dict[str, Cell] = {}  # by key of the configuration
         self._stored: dict[str, str] = {}
-        self._watched = {arm.name for arm in spec.arms if watches(spec, arm.name)}
-        self._larger = bool(targets.watched)
+        self._targets = targets
         self._rungs: dict[str, Rungs] = {}  # by arm
         self._reported: dict[str, int] = {}
         self._ended = ended
@@ -115,23 +115,17 @@ class Simulated:
             self._stored[trial.id] = trial.id
         else:
             self.stand_in(cell)
-        watch = self._watch(cell, order)
+        watch = watch_of(self._spec, self._targets, cell, order)
         return Job(
             trial, cell.label(trial), self._gpus, self._spec.resources.cpus,
             cell=cell.name, watch=watch,
         )  # fmt: skip
 
-    def _watch(self, cell: Cell, order: int) -> Watch | None:
-        stop = self._spec.stop
-        if stop is None or cell.arm not in self._watched:
-            return None
-        return Watch(stop, self._larger, self._spec.name, cell.arm, cell.key, order)
-
     def ended(self, cell: Cell, trial: Trial, order: int) -> None:
         """See World; a search drew what the file lists too."""
-        watch = self._watch(cell, order)
+        watch = watch_of(self._spec, self._targets, cell, order)
         if watch is not None and watch.stop.rule != "patience":
-            points = sorted(self.curve(trial.id).items())
+            points = [p for p in sorted(self.curve(trial.id).items()) if watch.counts(p[0])]
             self._rungs_of(watch).learn(cell.key, order, trial.seed, points)
 
     def refused(self, cell: Cell) -> str | None:
@@ -178,12 +172,14 @@ class Simulated:
     def goes_on(self, one: Ran, now_s: float) -> TrialRecord | None:
         """Let that happen; the record, where it ends the trial."""
         course, trial = self._archive.courses[one.stored], one.job.trial
-        record = replace(course.record, id=trial.id)
+        why = None
         if one.points < len(course.steps):
             why = self._report(one, course.steps[one.points], course.values[one.points])
             one.points += 1
             if why is None:
                 return None
+        record = replace(course.record, id=trial.id)
+        if why is not None:
             rule = one.job.watch.rule if one.job.watch else ""
             note = {"kind": "stopped", "message": why, "traceback": "", "rule": rule}
             record = replace(record, status="pruned", error=note)
@@ -195,7 +191,7 @@ class Simulated:
     def _report(self, one: Ran, step: int, value: float | None) -> str | None:
         """As ``TrialContext.report``: a point without the metric stops what others have stopped."""
         watch = one.job.watch
-        if watch is None:
+        if watch is None or not watch.counts(step):
             return None
         rungs, here = self._rungs_of(watch), watch.configuration
         if value is None:

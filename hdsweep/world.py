@@ -50,7 +50,6 @@ class StoreWorld:
         self._look = Look(data, store)
         self._folders: dict[str, dict[str, tuple[str, ...]]] = {}  # by key of the configuration
         self._states: dict[str, State] = dict(plan.state)
-        self._watched = {arm.name for arm in spec.arms if watches(spec, arm.name)}
 
     def decisions(self) -> Sequence[Mapping[str, Any]]:
         """See World."""
@@ -83,7 +82,7 @@ class StoreWorld:
             share=self._share,
             stages=self._stages(cell, trial) if self._share else (),
             cell=cell.name,
-            watch=self._watch(cell, order),
+            watch=watch_of(self._spec, self._targets, cell, order),
         )
 
     def _stages(self, cell: Cell, trial: Trial) -> tuple[str, ...]:
@@ -92,18 +91,9 @@ class StoreWorld:
             self._folders[name] = self._look.folders(cell.trials)
         return self._folders[name].get(trial.id, ())
 
-    def _watch(self, cell: Cell, order: int) -> Watch | None:
-        stop = self._spec.stop
-        if stop is None or cell.part == "confirm" or cell.arm not in self._watched:
-            return None
-        larger = bool(self._targets.watched)
-        method = load_method(cell.trials[0].method)
-        last = method.steps(validated(method, cell.trials[0]))
-        return Watch(stop, larger, self._spec.name, cell.arm, cell.key, order, last)
-
     def ended(self, cell: Cell, trial: Trial, order: int) -> None:
         """See World."""
-        watch = self._watch(cell, order)
+        watch = watch_of(self._spec, self._targets, cell, order)
         if watch is None or watch.stop.rule == "patience":  # it compares nobody with others
             return
         rungs = shared_rungs(self._store.root, watch)
@@ -131,3 +121,16 @@ class StoreWorld:
         """See World."""
         stop = self._spec.stop
         return {} if stop is None else dict(points_of(self._store.trial_dir(trial_id), stop.metric))
+
+
+def watch_of(spec: SweepSpec, targets: Targets, cell: Cell, order: int) -> Watch | None:
+    """What a worker must know to stop trials of a configuration; None where nothing may.
+
+    What is confirmed runs to its end, and so does what reports nothing that the rule watches.
+    """
+    stop = spec.stop
+    if stop is None or cell.part == "confirm" or not watches(spec, cell.arm):
+        return None
+    method = load_method(cell.trials[0].method)
+    last = method.steps(validated(method, cell.trials[0]))
+    return Watch(stop, bool(targets.watched), spec.name, cell.arm, cell.key, order, last)

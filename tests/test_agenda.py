@@ -139,6 +139,22 @@ def test_a_lost_log_costs_a_sequential_search_nothing(
     assert cells(root) == before
 
 
+def test_seeds_that_are_added_or_taken_away_are_those_of_every_configuration(
+    hdsweep: Run, sweep: Write, tmp_path: Path
+) -> None:
+    root = tmp_path / "results"
+    hdsweep("run", sweep(seeds=[1, 2]), "--inline")
+    drawn = [cell.knobs for cell in cells(root)]
+    for seeds, ran in (([1, 2, 3], 9), ([2, 3], 0)):
+        counts = read(hdsweep("run", sweep(seeds=seeds), "--inline", "--format", "json"))
+        assert (counts["ran"], counts["planned"]) == (ran, 9 * len(seeds))
+        assert [list(cell.trials) for cell in cells(root)] == [seeds] * 8
+        assert [cell.knobs for cell in cells(root)] == drawn
+        for cell, told in zip(cells(root), events(root, "told"), strict=False):
+            values = [auroc(root, i) for i in cell.trials.values()]
+            assert cell.number != told["number"] or len(values) == len(seeds)
+
+
 def test_another_objective_goes_on_from_the_same_records(
     hdsweep: Run, sweep: Write, tmp_path: Path
 ) -> None:
@@ -257,10 +273,8 @@ def test_a_stopped_trial_keeps_its_curve_and_is_in_no_mean(
 ) -> None:
     hdsweep("run", sweep(stop=ASHA), "--inline")
     root = tmp_path / "results"
-    found = [
-        r for r in Store(root).records(i for c in cells(root) for i in c.trials.values()).values()
-    ]
-    pruned = [record for record in found if record.status == "pruned"]
+    found = Store(root).records(i for cell in cells(root) for i in cell.trials.values())
+    pruned = [record for record in found.values() if record.status == "pruned"]
     assert pruned
     for record in pruned:
         lines = (Store(root).trial_dir(record.id) / "curve.jsonl").read_text().splitlines()
@@ -337,6 +351,8 @@ def test_a_race_gives_no_more_seeds_to_what_is_clearly_worse(
     assert counts["skipped"] == 40 - counts["ok"]
     table = hdsweep("report").stdout
     assert "skipped: race: worse than 'one strength=3" in table
+    planned = read(hdsweep("plan", sweep(**RACE), "--format", "json"))["counts"]
+    assert (planned["new"], planned["skipped"]) == (0, counts["skipped"])
     assert read(hdsweep("run", sweep(**RACE), "--inline", "--format", "json"))["ran"] == 0
 
 
@@ -398,6 +414,22 @@ def test_what_is_chosen_on_some_seeds_is_reported_on_others(
     picked = json.loads(hdsweep("report", "--part", "select", "--format", "json").stdout)
     assert len(picked["tables"][0]["rows"]) == 1 + 3 + 5
     assert "chosen by best auroc over seeds 1, 2" in hdsweep("report").stdout
+
+
+def test_what_breaks_a_constraint_is_not_chosen(hdsweep: Run, sweep: Write, tmp_path: Path) -> None:
+    search = CONFIRM["search"] | {"constraints": "strength_seen <= 1.5", "trials": 8}
+    root = tmp_path / "results"
+    hdsweep("run", sweep(**CONFIRM | {"search": search}), "--inline")
+    drawn = [c.knobs["strength"] for c in cells(root, "tuned") if c.part == "select"]
+    chosen = [c.knobs["strength"] for c in cells(root, "tuned") if c.part == "confirm"]
+    assert max(drawn) > 1.5
+    assert len(chosen) == 1
+    assert chosen[0] <= 1.5
+    never = CONFIRM["search"] | {"constraints": "strength_seen <= -1", "trials": 8}
+    done = hdsweep("run", sweep(**CONFIRM | {"search": never}), "--inline")
+    assert done.returncode == 0, done.stderr
+    assert not [c for c in cells(root, "tuned") if c.part == "confirm"]
+    assert "none keeps strength_seen <= -1, of 8 configurations" in done.stdout
 
 
 def test_several_of_an_arm_are_confirmed_where_the_file_says_so(

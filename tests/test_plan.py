@@ -47,7 +47,7 @@ def test_a_plan_is_arms_by_grid_by_seeds(sweep_file: Write, tmp_path: Path) -> N
     ]
     assert plan.counts() == {
         "planned": 6, "new": 6, "cached": 0, "stale": 0, "failed": 0, "diverged": 0, "pruned": 0,
-        "infeasible": 0,
+        "infeasible": 0, "skipped": 0,
     }  # fmt: skip
 
 

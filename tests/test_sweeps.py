@@ -237,3 +237,43 @@ def test_on_data_of_the_quickstarts_size_topk_differs_from_the_baseline(
     paired = [auroc["topk"][seed] - auroc["baseline"][seed] for seed in (42, 43, 44)]
     print("topk - baseline, AUROC by seed:", [f"{d:+.4f}" for d in paired])
     assert all(d != 0 for d in paired)
+
+
+def test_the_search_quickstart_draws_stops_and_confirms_on_seeds_of_their_own(
+    hdsweep: Run, tmp_path: Path
+) -> None:
+    """With fewer steps, images and draws than the file has."""
+    sweep = yaml.safe_load((ROOT / "sweeps/search_quickstart.yaml").read_text())
+    sweep["data"]["make"] |= {"train": 24, "good": 12, "fault": 12}
+    sweep["params"] |= {"max_steps": 24, "lr_warmup_steps": 2, "pretext_steps": 30}
+    sweep["arms"]["tuned"] |= {"validate_every": 6}
+    sweep["stop"]["grace"] = 6
+    sweep["search"]["trials"] = 5
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(sweep, sort_keys=False))
+    done = hdsweep("run", path, "--inline", timeout=400)
+    assert done.returncode == 0, done.stderr
+    log = (tmp_path / "results/sweeps/search_quickstart/decisions.jsonl").read_text()
+    events = [json.loads(line) for line in log.splitlines()]
+    told = {event["number"]: event for event in events if event["event"] == "told"}
+    assert sorted(told) == [0, 1, 2, 3, 4]
+    assert {event["state"] for event in told.values()} == {"complete", "pruned"}
+    chosen = {event["arm"]: event for event in events if event["event"] == "chosen"}
+    assert set(chosen) == {"default", "tuned"}
+    assert all(set(event["trials"]) == {"44", "45", "46"} for event in chosen.values())
+    # The one that is confirmed did best on the seeds to choose by.
+    complete = [event for event in told.values() if event["state"] == "complete"]
+    best = max(complete, key=lambda event: event["values"])["number"]
+    drawn = {event["number"]: event["cell"] for event in events if event["event"] == "asked"}
+    assert chosen["tuned"]["knobs"] == drawn[best]
+    kept = [
+        json.loads(p.read_bytes()) for p in (tmp_path / "results").glob("trials/*/*/record.json")
+    ]
+    pruned = [one for one in kept if one["status"] == "pruned"]
+    assert pruned
+    assert all("asha: val/auroc" in one["error"]["message"] for one in pruned)
+    assert f"tuned #{best}" in done.stdout
+    assert "chosen by best auroc over seeds 42, 43" in done.stdout
+    again = hdsweep("run", path, "--inline")
+    assert again.returncode == 0
+    assert "nothing to run" in again.stderr
