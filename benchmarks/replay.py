@@ -1,6 +1,8 @@
-"""How long a replay of many recorded trials takes.
+"""How long a replay of many recorded trials takes: each rule on the same store.
 
-python benchmarks/replay.py [CONFIGURATIONS] [SEEDS] [POINTS]
+    python -m benchmarks.replay [CONFIGURATIONS] [SEEDS] [POINTS]
+
+Reading the store is part of it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from tests.recording import record
 SWEEP = """\
 name: many
 method: tests.methods.curves
-data: {{name: tests.methods.labels, root: labels, make: {{items: 40}}}}
+data: {{name: tests.methods.labels, root: {folder}/labels, make: {{items: 40}}}}
 seeds: {seeds}
 params: {{steps: {points}, noise: 0.01}}
 arms: {{grid: {{quality: {{grid: {qualities}}}}}}}
@@ -42,7 +44,9 @@ def main(configurations: int = 400, seeds: int = 5, points: int = 100) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path, root = Path(folder) / "many.yaml", Path(folder) / "store"
         qualities = np.random.default_rng(0).permutation(configurations) / configurations
-        text = SWEEP.format(seeds=list(range(seeds)), points=points, qualities=qualities.tolist())
+        text = SWEEP.format(
+            folder=folder, seeds=list(range(seeds)), points=points, qualities=qualities.tolist()
+        )
         path.write_text(text)
         record(path, root)
         print(f"{configurations} configurations x {seeds} seeds x {points} points")

@@ -58,7 +58,10 @@ def main() -> None:
     first, last = began[WORKERS - 1], max(ended)
     handed = began[-1]  # the last trial: from there on there is not enough work
     for words, until in (("to the last start", handed), ("to the last end", last)):
-        busy = sum(max(0.0, min(e, until) - max(b, first)) for b, e in zip(began, sorted(ended), strict=True))
+        busy = sum(
+            max(0.0, min(e, until) - max(b, first))
+            for b, e in zip(began, sorted(ended), strict=True)
+        )
         share = busy / (WORKERS * (until - first))
         print(f"{len(began)} trials, {WORKERS} workers busy {share:.1%} {words}")
     print(f"{last - first:.0f} s, trials of {given.steps * given.step_s:g} s")
