@@ -30,6 +30,7 @@ LOSSES = 2  # times one trial may lose its worker in one run before it is left f
 _PATIENCE_S = 1.0  # for a configuration that is being drawn, while other trials run
 _AGAIN_PLACE = -1.0  # of what lost its worker: before all others
 _CONFIRM_PLACE = 10.0  # after all that is chosen from
+_LOST = "a worker died too often"  # others go on without it; it is for the next run
 
 
 class Agenda:
@@ -69,11 +70,12 @@ class Agenda:
         self.ran: set[str] = set()  # trials that ended in this run
         self._unchosen = [arm.name for arm in spec.arms] if spec.confirmed else []
         self._searches = Searches(spec, plan, targets, world, ahead=ahead)
+        kept = self._searches.begin()  # first, for what is entered may be dropped at once
         for cell in plan.cells:
             if cell.study is None:
                 self._enter(cell, plan.state, plan.refused)
         static = list(self._entries)
-        self._searches.rebuild(self._enter)
+        self._searches.rebuild(kept, self._enter)
         self._queue_static(static)
         for entry in self._entries:
             if entry.cell.study is not None:
@@ -146,12 +148,19 @@ class Agenda:
         self._running.pop(trial_id, None)
         self._queue.finished(job)
         self._losses[trial_id] += 1
-        if self._losses[trial_id] <= LOSSES and not all(e.dropped for e in self._of[trial_id]):
+        entries = self._of[trial_id]
+        needed = not all(entry.dropped for entry in entries)
+        if needed and self._losses[trial_id] <= LOSSES:
             self._queue.add(job, _AGAIN_PLACE)
             return True
         self._leave(trial_id)
-        for entry in self._of[trial_id]:
+        for entry in entries:
+            if needed:
+                entry.lost.add(trial_id)
             self._review(entry)
+        if not needed:
+            self._log_skipped([trial_id], entries[0].dropped)
+        self._go_on()
         return False
 
     def recover(self) -> list[tuple[Job, TrialRecord | None]]:
@@ -177,7 +186,7 @@ class Agenda:
     def expected(self) -> int:
         """Trials that the sweep has or will have, as far as can be told."""
         known = sum(
-            any(trial_id in e.ending or not e.dropped for e in entries)
+            any(trial_id in e.ending or e.dropped in ("", _LOST) for e in entries)
             for trial_id, entries in list(self._of.items())  # another thread may be counting
         )
         to_draw = self._searches.to_draw() * len(self._spec.seeds)
@@ -259,16 +268,23 @@ class Agenda:
 
     def _drop_if_bad(self, entry: Entry) -> None:
         """Give no more seeds to a configuration that one of them has failed."""
-        bad = entry.ended_badly
-        if bad is None or entry.dropped or not entry.open_ids:
+        if entry.dropped or not entry.open_ids:
             return
-        trial, ending = bad
+        bad = entry.ended_badly
+        if bad is not None and bad[1] == "pruned":
+            self._drop(entry, f"its configuration was stopped early, see seed {bad[0].seed}")
+            return
         # The other seeds of a configuration that is only listed are replicates to be reported.
-        decides = entry.cell.study is not None or self._spec.race is not None
-        if ending == "pruned":
-            self._drop(entry, f"its configuration was stopped early, see seed {trial.seed}")
-        elif decides and entry.cell.part != "confirm":
-            self._drop(entry, f"seed {trial.seed} of its configuration: {ending}")
+        searched = entry.cell.study is not None
+        if entry.cell.part == "confirm" or not (searched or self._spec.race):
+            return
+        # What was run ahead of a look counts after it, whenever it ended.
+        due = None if searched else self._race_until(self._looks_done)
+        bad = entry.bad_among(due)
+        if bad is not None:
+            self._drop(entry, f"seed {bad[0].seed} of its configuration: {bad[1]}")
+        elif any(trial.id in entry.lost for trial in entry.cell.trials[:due]):
+            self._drop(entry, _LOST)
 
     def _drop(self, entry: Entry, why: str) -> None:
         entry.dropped = why
@@ -279,8 +295,11 @@ class Agenda:
         self._queue.drop(ids)
         for trial_id in ids:
             self._leave(trial_id)
-        if ids:
-            self._world.log({"event": "skipped", "trials": ids, "why": why})
+        self._log_skipped(ids, why)
+
+    def _log_skipped(self, ids: Sequence[str], why: str) -> None:
+        if ids and why != _LOST:
+            self._world.log({"event": "skipped", "trials": list(ids), "why": why})
 
     def _go_on(self) -> None:
         """What follows for other configurations."""
@@ -325,7 +344,7 @@ class Agenda:
         if any(t.id not in e.ending for e in alive for t in e.cell.trials[:seeds]):
             return False
         at = self._targets.all.index(target)
-        whole = {e.cell.name: e for e in alive if e.ended_badly is None}
+        whole = {e.cell.name: e for e in alive if e.bad_among(seeds) is None}
         # Where the metric is undefined nothing is significant, and nothing is dropped.
         values = {
             name: found for name, entry in whole.items()
@@ -338,6 +357,8 @@ class Agenda:
         for name, verdict in verdicts.items():
             self._drop(whole[name], verdict.reason)
         self._looks_done += 1
+        for entry in alive:
+            self._drop_if_bad(entry)  # by what was run ahead
         alive = [entry for entry in self._racing if not entry.dropped]
         for round_ in range(seeds, self._race_until(self._looks_done)):
             for n, entry in enumerate(alive):
@@ -356,7 +377,10 @@ class Agenda:
             return False
         at = self._targets.all.index(target)
         sign = -1.0 if target.larger_is_better else 1.0
-        ready = [e for e in self._racing if not e.dropped and not e.ended_badly and e.values]
+        ready = [
+            e for e in self._racing
+            if e.values and not (e.dropped or e.ended_badly or e.lost)
+        ]  # fmt: skip
         for entry in sorted(ready, key=lambda e: sign * e.mean(at)):
             for round_ in range(self._race_until(self._looks_done + 1)):
                 trial = entry.cell.trials[round_]
@@ -376,7 +400,7 @@ class Agenda:
             e for e in self._entries
             if e.cell.arm == arm and e.cell.part == "select" and e.same_as is None
         ]  # fmt: skip
-        if any(e.waits or (e.open_ids and not e.dropped) for e in entries):
+        if any(e.waits or (not e.dropped and set(e.open_ids) - e.lost) for e in entries):
             return
         self._unchosen.remove(arm)
         targets = self._targets.chosen_by
@@ -413,7 +437,9 @@ class Agenda:
             {"event": "chosen", "arm": cell.arm, "knobs": dict(cell.knobs), "trials": ids,
              "why": why}
         )  # fmt: skip
-        state, _ = planner.look(cell.trials)
+        # Nothing is stopped while it is confirmed, nor was: these seeds may have been to choose on.
+        found, _ = planner.look(cell.trials)
+        state: dict[str, State] = {i: "new" if s == "pruned" else s for i, s in found.items()}
         made = self._enter(cell, state, {})
         for round_ in range(len(seeds)):
             self._add(made, round_, _CONFIRM_PLACE + round_ + rank / 100)

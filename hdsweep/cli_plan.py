@@ -16,7 +16,7 @@ from rich.text import Text
 
 from hdsweep import data as datafiles
 from hdsweep import views
-from hdsweep.configure import configurations
+from hdsweep.configure import Checked, configurations
 from hdsweep.errors import DataError, HdsweepError, SpecError, did_you_mean
 from hdsweep.method import Data, Dataset, load_dataset, load_method
 from hdsweep.metrics import POOLED, Metric, parse_metric
@@ -25,7 +25,7 @@ from hdsweep.planned import PlannedSweep
 from hdsweep.shared import shared_work
 from hdsweep.spec import SweepSpec, load_sweep
 from hdsweep.store import Store
-from hdsweep.targets import Targets, resolve
+from hdsweep.targets import Targets, require_watched, resolve
 from hdsweep.views import Format, FormatOption, StoreOption, SweepFile
 from hdsweep.yamlfile import Where
 
@@ -46,7 +46,7 @@ def ready(sweep: Path, store: Path, say: Callable[[Text], None]) -> Ready:
     """Everything that must be right before anything is written."""
     spec = load_sweep(sweep)
     checked = configurations(spec)
-    targets = _decisions(spec)
+    targets = _decisions(spec, checked)
     for line in views.warnings(checked):
         say(line)
     metrics_of(spec)
@@ -72,9 +72,10 @@ def ready(sweep: Path, store: Path, say: Callable[[Text], None]) -> Ready:
                  targets)  # fmt: skip
 
 
-def _decisions(spec: SweepSpec) -> Targets:
+def _decisions(spec: SweepSpec, checked: Checked) -> Targets:
     """What the sweep decides by; raises SpecError with the line of what it cannot be."""
     targets = resolve(spec)
+    require_watched(spec, checked)
     if spec.search is not None and spec.search.options:
         from hdsweep.search import check_options
 
@@ -170,7 +171,7 @@ def check(
         try:
             spec = load_sweep(path)
             checked = configurations(spec, resolve=False)
-            _decisions(spec)
+            _decisions(spec, checked)
             metrics_of(spec)
             validate_data(spec, _dataset(spec).params)
             told = [line.plain.removeprefix("warning: ") for line in views.warnings(checked)]

@@ -61,6 +61,7 @@ class Entry:
         ending: Trial id -> how it ended.
         values: Trial id -> one value per target, of those that are ok.
         waits: Trials of it that wait or run.
+        lost: Trials of it that lost too many workers in this run; how they end is not known.
         dropped: Why it gets no more seeds.
     """
 
@@ -70,6 +71,7 @@ class Entry:
     ending: dict[str, Ending] = field(default_factory=dict)
     values: dict[str, tuple[float, ...]] = field(default_factory=dict)
     waits: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
     dropped: str = ""
 
     @property
@@ -80,7 +82,11 @@ class Entry:
     @property
     def ended_badly(self) -> tuple[Trial, Ending] | None:
         """The first seed that ended otherwise than ok."""
-        for trial in self.cell.trials:
+        return self.bad_among(None)
+
+    def bad_among(self, seeds: int | None) -> tuple[Trial, Ending] | None:
+        """As ``ended_badly``, of the first ``seeds``."""
+        for trial in self.cell.trials[:seeds]:
             ending = self.ending.get(trial.id, "ok")
             if ending != "ok":
                 return trial, ending

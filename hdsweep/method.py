@@ -374,6 +374,8 @@ class Method:
         groups: (params, data) -> the groups of ``tested``, in their order of report.
         curve: Names of the metrics that it reports while it runs, with some parameters or with all;
             a sweep's stopping rule may watch one of them.
+        unreported: params -> names in ``curve`` that it does not report with these, as far as a
+            stopping rule might wait for them in vain.
         steps: params -> the last step of its curve, where that is known: nothing is saved by
             stopping a trial there.
     """
@@ -390,6 +392,7 @@ class Method:
     tested: Callable[[Any, Data], Sequence[Item]] = _test_items
     groups: Callable[[Any, Data], Sequence[str]] = _data_groups
     curve: tuple[str, ...] = ()
+    unreported: Callable[[Any], Sequence[str]] = _nothing
     steps: Callable[[Any], int | None] = _unknown_steps
 
 

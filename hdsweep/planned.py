@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from dataclasses import replace as replaced
@@ -321,10 +323,14 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
     found = []
+    asked: Counter[str] = Counter()
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
         try:
-            event = json.loads(line)
+            event = json.loads(line, parse_float=_finite, parse_constant=_finite)
             _check(event)
+            if event["event"] == "asked":
+                _check_order(event, asked[event["study"]])
+                asked[event["study"]] += 1
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(
                 f"{path}:{number}: not a decision ({type(error).__name__}: {error}); cut the file "
@@ -368,6 +374,19 @@ def _line(event: _Event) -> bytes:
     text = json.dumps(event, ensure_ascii=False, allow_nan=False)
     # As in records: a file name that is not UTF-8 may stand in a reason.
     return f"{text}\n".encode(errors="backslashreplace")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no finite number")
+    return value
+
+
+def _check_order(event: _Event, before: int) -> None:
+    """Raise ValueError unless a draw is the next one of its study: a sampler counts on all."""
+    if event["number"] != before:
+        raise ValueError(f"number {event['number']} of a search where {before} is to come")
 
 
 def _check(event: _Event) -> None:

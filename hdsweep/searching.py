@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import Any
 
 from hdsweep.configure import drawn
 from hdsweep.entries import Entry, Event, World
@@ -84,6 +85,7 @@ class Searches:
         self._thread = ThreadPoolExecutor(1, "search") if ahead and plan.searches else None
         self._drawing: dict[Future[Asked], OneSearch] = {}
         self._telling: list[Future[None]] = []
+        self._cells = {(c.study, c.number): c for c in plan.cells if c.study is not None}
         self.all: dict[str, OneSearch] = {}
 
     def close(self) -> None:
@@ -91,28 +93,36 @@ class Searches:
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
 
-    def rebuild(self, enter: Enter) -> None:
+    def begin(self) -> list[Event]:
+        """Make the log hold what was drawn and told; the rest is decided anew.
+
+        That of arms without a search is kept too: the file may be changed back.
+        """
+        # Where a configuration was told of again, the later line is in the place of the first.
+        kept: dict[tuple[str, str, int], Event] = {}
+        for event in self._world.decisions():
+            if event["event"] not in ("asked", "told"):
+                continue
+            key = event["study"], event["number"]
+            kept[event["event"], *key] = _with_seeds(event, self._cells.get(key))
+        self._world.begin(events := list(kept.values()))
+        return events
+
+    def rebuild(self, events: Sequence[Event], enter: Enter) -> None:
         """Make each study from the log and the records, and hand out what it drew before.
 
         Args:
+            events: What ``begin`` kept.
             enter: Takes in a configuration.
         """
         block = self._spec.search
         if block is None:
-            self._world.begin(())
             return
-        cells = {(c.study, c.number): c for c in self._plan.cells if c.study is not None}
-        kept = [
-            _with_seeds(event, cells.get((event["study"], event["number"])))
-            for event in self._world.decisions()
-            if event["event"] in ("asked", "told")
-        ]
-        self._world.begin(kept)
         for plan in self._plan.searches:
             space = plan.open.setting.drawn
             self.all[plan.key] = search = OneSearch(plan, Study(space, block, plan.key))
-            own = [event for event in kept if event["study"] == plan.key]
-            history, late = self._history(search, own, cells, enter)
+            own = [event for event in events if event["study"] == plan.key]
+            history, late = self._history(search, own, enter)
             if history:
                 search.study = Study(space, block, plan.key, history)
             for told in late:  # killed between a record and the line about it
@@ -122,7 +132,6 @@ class Searches:
         self,
         search: OneSearch,
         events: Sequence[Event],
-        cells: Mapping[tuple[str, int | None], Cell],
         enter: Enter,
     ) -> tuple[list[Asked | Told], list[Told]]:
         """A study's history in its order, and what it has not been told yet.
@@ -135,11 +144,14 @@ class Searches:
             number = int(event["number"])
             if event["event"] == "told":
                 if number in ended:
-                    history.append(self._told(search, number, ended.pop(number)))
+                    told = self._told(search, number, ended.pop(number))
+                    history.append(told)
+                    if any(event.get(key) != value for key, value in _outcome(told).items()):
+                        self._log_told(search, told)
                 continue
             history.append(Asked(number, event["knobs"]))
             search.asked += 1
-            cell = cells.get((search.plan.key, number))
+            cell = self._cells.get((search.plan.key, number))
             entry = None if cell is None else self._enter(search, cell, enter)
             if entry is None:
                 search.refused += 1
@@ -309,16 +321,23 @@ class Searches:
         means = {step: math.fsum(found) / len(found) for step, found in points.items()}
         return {step: means[step] for step in sorted(means) if math.isfinite(means[step])}
 
+    def _log_told(self, search: OneSearch, told: Told) -> None:
+        event = {"event": "told", "study": search.plan.key, "number": told.number}
+        self._world.log(event | _outcome(told))
+
     def _tell(self, search: OneSearch, told: Told) -> None:
-        self._world.log(
-            {"event": "told", "study": search.plan.key, "number": told.number,
-             "state": told.state, "values": list(told.values),
-             "constraints": dict(told.constraints)}
-        )  # fmt: skip
+        self._log_told(search, told)
         if self._thread is None:
             search.study.tell(told)
         else:
             self._telling.append(self._thread.submit(search.study.tell, told))
+
+
+def _outcome(told: Told) -> dict[str, Any]:
+    """What the log holds of it."""
+    return {
+        "state": told.state, "values": list(told.values), "constraints": dict(told.constraints),
+    }  # fmt: skip
 
 
 def _with_seeds(event: Event, cell: Cell | None) -> Event:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from hdsweep.configure import Checked, Open
 from hdsweep.errors import SpecError, did_you_mean
 from hdsweep.knobs import Arm
 from hdsweep.method import load_method
@@ -179,6 +180,33 @@ def watches(spec: SweepSpec, arm: str) -> bool:
         return False
     method = next(one.method for one in spec.arms if one.name == arm)
     return spec.stop.metric in load_method(method).curve
+
+
+def require_watched(spec: SweepSpec, checked: Checked) -> None:
+    """Refuse a stopping rule that would wait in vain.
+
+    Args:
+        spec: The sweep.
+        checked: Its configurations.
+
+    Raises:
+        SpecError: None of them reports what the rule watches.
+    """
+    stop = spec.stop
+    if stop is None:
+        return
+    for one in checked:
+        method = load_method(one.method)
+        tried = one.tried if isinstance(one, Open) else (method.params.model_validate(one.params),)
+        if stop.metric in method.curve and any(
+            stop.metric not in method.unreported(params) for params in tried
+        ):
+            return
+    raise spec.source.error(
+        ("stop", "metric"),
+        f"no configuration reports '{stop.metric}' as it stands; see the parameters of its method, "
+        "or watch another metric",
+    )
 
 
 def _watched(spec: SweepSpec) -> bool | None:

@@ -81,7 +81,8 @@ class StoreWorld:
             rerun=self._states.get(trial.id) == "stale",
             share=self._share,
             stages=self._stages(cell, trial) if self._share else (),
-            cell=cell.name,
+            # Progress shows means: never of seeds to choose on together with those to confirm.
+            cell=f"{cell.name} confirmed" if cell.part == "confirm" else cell.name,
             watch=watch_of(self._spec, self._targets, cell, order),
         )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from hdsweep import cli
 from hdsweep.search import aggregate
 from hdsweep.store import PlannedCell, Store
 from tests.conftest import Run, read, records
@@ -32,6 +35,27 @@ CURVES: dict[str, Any] = {
     "resources": {"gpus": 0, "cpus": 1},
     "report": {"metrics": ["auroc", "cost"]},
 }
+
+
+@pytest.fixture
+def hdsweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Run:
+    """The command line in this process: a start of Python for each command would take minutes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        given, code = ["hdsweep", *map(str, arguments)], 0
+        monkeypatch.setattr(sys, "argv", given)
+        capfd.readouterr()
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return subprocess.CompletedProcess(given, code, *capfd.readouterr())
+
+    return run
 
 
 @pytest.fixture

@@ -579,6 +579,17 @@ def test_a_method_declares_the_metrics_of_its_curve(bench: Bench, method: str) -
     assert sorted(reported) == sorted(load_method(method).curve)
 
 
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_method_does_not_report_what_it_says_it_will_not(bench: Bench, method: str) -> None:
+    declared = load_method(method)
+    for name in METHODS[method].small.keys() - METHODS[method].dear:
+        params = declared.params.model_validate(METHODS[method].small[name])
+        silent = set(declared.unreported(params))
+        assert silent <= set(declared.curve)
+        reported = {key for point in bench.straight(method, name).curve for key in point}
+        assert not silent & reported
+
+
 def well_formed(found: Result, data: Data, method: str, setting: str) -> None:
     params = load_method(method).params.model_validate(METHODS[method].small[setting])
     tested = load_method(method).tested(params, data)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hdsweep.configure import configurations
 from hdsweep.spec import load_sweep
-from hdsweep.targets import Targets, non_dominated, resolve, watches
+from hdsweep.targets import Targets, non_dominated, require_watched, resolve, watches
 from tests.conftest import SWEEP
 from tests.refusals import RACE, SEARCH, STOP, edited, refusal
 
@@ -284,3 +285,20 @@ def test_the_front_is_what_nothing_betters(
     assert front == [
         n for n, own in enumerate(points) if not any(betters(other, own) for other in points)
     ]
+
+
+def test_a_rule_that_no_configuration_reports_to_is_refused(sweep_file: Write) -> None:
+    text = """\
+name: silent
+method: dinomaly
+data: {name: hdmap, root: data, make: {preset: tiny}}
+seeds: [1]
+arms:
+  one: {weights: random, validation: {grid: [none]}}
+stop: {rule: asha, metric: val/auroc}
+"""
+    line, message = refusal(sweep_file(text))
+    assert line == 7
+    assert "stop.metric: no configuration reports 'val/auroc' as it stands" in message
+    spec = load_sweep(sweep_file(text.replace("[none]", "[none, from_test]")))
+    require_watched(spec, configurations(spec))

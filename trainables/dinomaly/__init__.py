@@ -250,6 +250,7 @@ METHOD = Method(
     warn=warn,
     stages=stages,
     steps=lambda params: params.max_steps,
+    unreported=lambda params: ("val/auroc",) if params.validation == "none" else (),
     curve=(
         "loss", "val/auroc", "grad/total_norm", "grad/nan_count", "lr", "p", "k", "aux/loss",
         "aux/accuracy", "scale/weight_0", "scale/weight_1",
