@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hdsweep.planned import PlannedCell, PlannedSearch, cell_name
+from hdsweep.planned import PlannedCell, PlannedSearch, cell_name, drawn_of
 
 _BEST = 3  # of one objective
 _FRONT = 10  # of several
@@ -124,8 +124,8 @@ def how_far(search: Searched, *, shown: bool) -> str:
     ended["under way"] = search.drawn - sum(ended.values())
     counted = "".join(f", {count} {what}" for what, count in ended.items() if count)
     text = (
-        f"{cell_name(search.arm, search.knobs)}: {search.drawn} of {search.trials} configurations "
-        f"drawn by {search.sampler}{counted}"
+        f"{cell_name(search.arm, search.knobs)}: {drawn_of(search.drawn, search.trials)} "
+        f"by {search.sampler}{counted}"
     )
     if not shown or not search.best:
         return text

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
 from hdsweep import racing
@@ -66,9 +66,15 @@ class Agenda:
         self._losses: Counter[str] = Counter()
         self._looks_done = 0
         self._racing: list[Entry] = []
+        self._awaited: list[Entry] = []  # by the next look; some may be there already
         self._started = 0  # the race with so many
+        # Counted as things change: somebody asks after every trial.
+        self._known: set[str] = set()  # trials that ended or may still run
+        self._before: set[str] = set()  # those that had ended before this run
         self.ran: set[str] = set()  # trials that ended in this run
         self._unchosen = [arm.name for arm in spec.arms] if spec.confirmed else []
+        self._candidates: dict[str, list[Entry]] = {arm: [] for arm in self._unchosen}
+        self._unsettled: dict[str, list[Entry]] = {arm: [] for arm in self._unchosen}
         self._searches = Searches(spec, plan, targets, world, ahead=ahead)
         kept = self._searches.begin()  # first, for what is entered may be dropped at once
         for cell in plan.cells:
@@ -140,10 +146,11 @@ class Agenda:
         for entry in self._of[trial_id]:
             self._keep(entry, record)
             self._review(entry)
+        self._recount([trial_id])
         self._go_on()
 
     def lost(self, job: Job) -> bool:
-        """A job's worker is gone; whether it will be tried again."""
+        """A job's worker is gone; whether that was once too often, and it is for the next run."""
         trial_id = job.trial.id
         self._running.pop(trial_id, None)
         self._queue.finished(job)
@@ -152,7 +159,7 @@ class Agenda:
         needed = not all(entry.dropped for entry in entries)
         if needed and self._losses[trial_id] <= LOSSES:
             self._queue.add(job, _AGAIN_PLACE)
-            return True
+            return False
         self._leave(trial_id)
         for entry in entries:
             if needed:
@@ -161,7 +168,7 @@ class Agenda:
         if not needed:
             self._log_skipped([trial_id], entries[0].dropped)
         self._go_on()
-        return False
+        return needed
 
     def recover(self) -> list[tuple[Job, TrialRecord | None]]:
         """Take back what a launcher that gave up was running.
@@ -185,22 +192,25 @@ class Agenda:
     @property
     def expected(self) -> int:
         """Trials that the sweep has or will have, as far as can be told."""
-        known = sum(
-            any(trial_id in e.ending or e.dropped in ("", _LOST) for e in entries)
-            for trial_id, entries in list(self._of.items())  # another thread may be counting
-        )
         to_draw = self._searches.to_draw() * len(self._spec.seeds)
         confirmed = self._spec.confirmed
         each = confirmed.top * len(confirmed.confirm) if confirmed else 0
-        return known + to_draw + len(self._unchosen) * each
+        return len(self._known) + to_draw + len(self._unchosen) * each
 
     @property
     def cached(self) -> int:
         """Trials that had ended before."""
-        return sum(
-            trial_id not in self.ran and any(trial_id in e.ending for e in entries)
-            for trial_id, entries in list(self._of.items())
-        )
+        return len(self._before)
+
+    def _recount(self, ids: Iterable[str]) -> None:
+        """Keep the counts of these trials right."""
+        for trial_id in ids:
+            entries = self._of[trial_id]
+            ended = any(trial_id in e.ending for e in entries)
+            known = ended or any(e.dropped in ("", _LOST) for e in entries)
+            (self._known.add if known else self._known.discard)(trial_id)
+            before = ended and trial_id not in self.ran
+            (self._before.add if before else self._before.discard)(trial_id)
 
     # --- what waits -------------------------------------------------------------------------------
 
@@ -219,13 +229,18 @@ class Agenda:
                     self._keep(entry, record)
                     if record.ending == "ok":
                         self._world.ended(cell, trial, order)
+        if cell.part == "select":
+            self._candidates[cell.arm].append(entry)
+            self._unsettled[cell.arm].append(entry)
         self._drop_if_bad(entry)
+        self._recount(trial.id for trial in cell.trials)
         return entry
 
     def _queue_static(self, entries: Sequence[Entry]) -> None:
         race = self._spec.race
         rounds = race.looks[0] if race else len(self._spec.seeds)
         self._racing = list(entries) if race else []
+        self._awaited = list(self._racing)
         self._started = len(self._racing)
         many = sum(len(entry.cell.trials) for entry in entries) or 1
         for round_ in range(rounds):
@@ -296,6 +311,7 @@ class Agenda:
         for trial_id in ids:
             self._leave(trial_id)
         self._log_skipped(ids, why)
+        self._recount(trial.id for trial in entry.cell.trials)
 
     def _log_skipped(self, ids: Sequence[str], why: str) -> None:
         if ids and why != _LOST:
@@ -340,9 +356,12 @@ class Agenda:
         if race is None or target is None or self._looks_done == len(race.looks):
             return False
         seeds = race.looks[self._looks_done]
-        alive = [entry for entry in self._racing if not entry.dropped]
-        if any(t.id not in e.ending for e in alive for t in e.cell.trials[:seeds]):
+        # What is there stays there, so each is looked at once and not after every trial.
+        while self._awaited and _has_come(self._awaited[-1], seeds):
+            self._awaited.pop()
+        if self._awaited:
             return False
+        alive = [entry for entry in self._racing if not entry.dropped]
         at = self._targets.all.index(target)
         whole = {e.cell.name: e for e in alive if e.bad_among(seeds) is None}
         # Where the metric is undefined nothing is significant, and nothing is dropped.
@@ -360,6 +379,7 @@ class Agenda:
         for entry in alive:
             self._drop_if_bad(entry)  # by what was run ahead
         alive = [entry for entry in self._racing if not entry.dropped]
+        self._awaited = list(alive)
         for round_ in range(seeds, self._race_until(self._looks_done)):
             for n, entry in enumerate(alive):
                 self._add(entry, round_, round_ + (n + 0.5) / len(alive))
@@ -396,12 +416,12 @@ class Agenda:
         searches = [s for s in self._searches.all.values() if s.plan.open.arm == arm]
         if any(s.left > 0 or s.asking for s in searches):
             return
-        entries = [
-            e for e in self._entries
-            if e.cell.arm == arm and e.cell.part == "select" and e.same_as is None
-        ]  # fmt: skip
-        if any(e.waits or (not e.dropped and set(e.open_ids) - e.lost) for e in entries):
+        unsettled = self._unsettled[arm]
+        while unsettled and _is_settled(unsettled[-1]):
+            unsettled.pop()
+        if unsettled:
             return
+        entries = [entry for entry in self._candidates[arm] if entry.same_as is None]
         self._unchosen.remove(arm)
         targets = self._targets.chosen_by
         values = {n: self._chosen_by(entry) for n, entry in enumerate(entries) if entry.is_whole}
@@ -443,3 +463,15 @@ class Agenda:
         made = self._enter(cell, state, {})
         for round_ in range(len(seeds)):
             self._add(made, round_, _CONFIRM_PLACE + round_ + rank / 100)
+
+
+def _has_come(entry: Entry, seeds: int) -> bool:
+    """Whether a look after so many seeds need not wait for a configuration."""
+    return bool(entry.dropped) or all(t.id in entry.ending for t in entry.cell.trials[:seeds])
+
+
+def _is_settled(entry: Entry) -> bool:
+    """Whether no more comes of a configuration that may be chosen."""
+    if entry.same_as is not None:
+        return True
+    return not entry.waits and (bool(entry.dropped) or not set(entry.open_ids) - entry.lost)

@@ -82,7 +82,8 @@ def _decisions(spec: SweepSpec, checked: Checked) -> Targets:
         try:
             check_options(spec.search)
         except SpecError as error:
-            raise spec.source.error(("search", "options"), str(error)) from None
+            said = str(error).removeprefix("search.options: ")
+            raise spec.source.error(("search", "options"), said) from None
     return targets
 
 

@@ -8,13 +8,13 @@ that a method does not take is told with its line before anything runs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from pydantic import ValidationError
 
 from hdsweep.errors import HdsweepError, MethodError, SpecError, did_you_mean
-from hdsweep.identity import encoded_knobs
+from hdsweep.identity import canonical_json, encoded_knobs
 from hdsweep.knobs import Arm, Choice, Drawn, Range, Setting, Value, holds
 from hdsweep.method import Method, load_method
 from hdsweep.spec import SweepSpec
@@ -71,6 +71,15 @@ class Open:
     tried: tuple[Strict, ...]
     warnings: tuple[str, ...] = ()
 
+    @property
+    def searched(self) -> dict[str, Any]:
+        """What a search of it is of, as JSON: on the same data, two that are equal are one."""
+        space = {name: _words_of(knob) for name, knob in self.setting.drawn.items()}
+        return {
+            "method": self.method, "version": self.version, "params": self.identity,
+            "space": space,
+        }  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Checked:
@@ -100,13 +109,22 @@ def configurations(spec: SweepSpec, *, resolve: bool = True) -> Checked:
     """
     settled: list[Configuration] = []
     open_: list[Open] = []
+    searched: dict[bytes, str] = {}  # by which arm
     for arm in spec.arms:
         method = _method(spec, arm)
         _check_names(spec, arm, method)
         first: dict[bytes, Mapping[str, Any]] = {}
         for setting in arm.settings():
             if setting.drawn:
-                open_.append(_open(spec, arm, setting, method, resolve))
+                one = _open(spec, arm, setting, method, resolve)
+                key = canonical_json(one.searched)
+                if key in searched:
+                    other = f"arm {searched[key]}" if searched[key] != arm.name else "another cell"
+                    raise spec.source.error(
+                        ("arms", arm.name), f"searches the same as {other}; remove one"
+                    )
+                searched[key] = arm.name
+                open_.append(one)
                 continue
             made = _settled(spec, arm, setting, method, resolve)
             if made.encoded in first:
@@ -288,6 +306,12 @@ def _cell_error(
     if isinstance(knob, Range) and knob.kind == "float" and "integer" in message:
         message += "; draw whole numbers with int: [low, high]"
     return SpecError(message)
+
+
+def _words_of(knob: Drawn) -> dict[str, Any]:
+    """A distribution as JSON."""
+    values = {f.name: getattr(knob, f.name) for f in fields(knob)}
+    return {"kind": type(knob).__name__} | {k: v for k, v in values.items() if v is not None}
 
 
 def _words(knobs: Mapping[str, Any]) -> str:

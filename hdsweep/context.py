@@ -56,6 +56,7 @@ class Context:
         machine: The trial's place among others that run here.
         share: Whether stages are taken from and left in the store; else they are the trial's own.
         watch: How the trial may be stopped early.
+        stopped: What ``report`` has raised, for methods that catch it.
     """
 
     trial: Trial
@@ -69,6 +70,7 @@ class Context:
     machine: Machine = field(default_factory=Machine)
     share: bool = True
     watch: Watch | None = None
+    stopped: Stopped | None = field(default=None, init=False)
     _last_s: float = field(default_factory=time.monotonic)
     _began_s: float = field(default_factory=time.monotonic)
     _curve: Curve | None = None
@@ -99,7 +101,8 @@ class Context:
         else:
             reason = rungs.why_stopped(here)
         if reason is not None:
-            raise Stopped(reason, self.watch.rule)
+            self.stopped = Stopped(reason, self.watch.rule)
+            raise self.stopped
 
     def require_going(self) -> None:
         """Raise Stopped where other seeds have stopped the configuration."""

@@ -262,7 +262,7 @@ def _attempt(method: Method, trial: Trial, context: Context) -> tuple[Status, di
 
         context.require_the_same = require_the_same
         loaded = dataset.load(data_params)
-        outcome = method.run(params, loaded, context)
+        outcome = _until_stopped(method, params, loaded, context)
         _check(outcome, method, method.tested(params, loaded))
         found = _measured(outcome, loaded)  # reads masks, so before the last look at the data
         require_the_same()
@@ -289,6 +289,21 @@ def _attempt(method: Method, trial: Trial, context: Context) -> tuple[Status, di
         context.log.exception("failed: %s", error)
         kind = "memory" if _is_out_of_memory(error) else "method"
         return "failed", _note(kind, error, trace=True)
+
+
+def _until_stopped(method: Method, params: Strict, loaded: Data, context: Context) -> Outcome:
+    """Run the method; raises Stopped also where it has caught that and gone on, or failed of it."""
+    try:
+        outcome = method.run(params, loaded, context)
+    except (StoreError, DataChanged):
+        raise
+    except Exception:
+        if context.stopped is None:
+            raise
+        raise context.stopped from None
+    if context.stopped is not None:
+        raise context.stopped
+    return outcome
 
 
 def _no_room(store: Store, error: OSError) -> StoreError:

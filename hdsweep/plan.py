@@ -18,7 +18,7 @@ from hdsweep.configure import Checked, Open, drawn
 from hdsweep.errors import MethodError, SpecError
 from hdsweep.method import Data, Method, load_method
 from hdsweep.metrics import parse_metric
-from hdsweep.planned import Part, PlannedSearch, PlannedSweep
+from hdsweep.planned import Part, PlannedSearch, PlannedSweep, draws_of
 from hdsweep.planner import STATES, Cell, Planner, State, is_pending
 from hdsweep.spec import SweepSpec
 from hdsweep.store import Store
@@ -159,7 +159,7 @@ def make_plan(
         rule: Names the stopping rule.
 
     Raises:
-        SpecError: A search with fewer trials than cells, or two searches that are one.
+        StoreError: The log of what was drawn has a gap.
     """
     planner = Planner(spec, data, fingerprint, store, rule)
     part: Part = "run" if spec.confirmed is None else "select"
@@ -168,13 +168,16 @@ def make_plan(
     by_key = {search.key: search for search in searches}
     decides = spec.search is not None or spec.stop is not None or spec.race is not None
     events = store.decisions(spec.name) if decides else []
+    draws = draws_of(events, store.log_of(spec.name))
     for event in events:
-        if event["event"] == "asked" and event["study"] in by_key:
-            try:
-                one = drawn(by_key[event["study"]].open, event["knobs"])
-            except MethodError:
-                continue  # told of when it was drawn
-            cells.append(planner.cell(one, spec.seeds, event["study"], event["number"], part))
+        drew = event["event"] == "asked" and event["study"] in by_key
+        if not drew or draws[event["study"]][event["number"]] is not event:
+            continue
+        try:
+            one = drawn(by_key[event["study"]].open, event["knobs"])
+        except MethodError:
+            continue  # told of when it was drawn
+        cells.append(planner.cell(one, spec.seeds, event["study"], event["number"], part))
     state, recorded = planner.look([trial for cell in cells for trial in cell.trials])
     skipped = {i for event in events if event["event"] == "skipped" for i in event["trials"]}
     state |= {i: "skipped" for i in skipped if state.get(i) == "new"}
@@ -186,19 +189,10 @@ def _searches(spec: SweepSpec, checked: Checked, planner: Planner) -> tuple[Sear
         return ()
     trials, many = spec.search.trials, len(checked.open)
     shared = spec.search.budget == "shared"
-    if shared and trials < many:
-        raise spec.source.error(
-            ("search", "trials"),
-            f"{trials} trials cannot be shared by {many} grid cells; give each one at least",
-        )
     found: dict[str, SearchPlan] = {}
     for n, one in enumerate(checked.open):
         each = trials // many + (n < trials % many) if shared else trials
         key = planner.study_key(one)
-        if key in found:
-            raise spec.source.error(
-                ("arms", one.arm), f"searches the same as arm {found[key].open.arm}; remove one"
-            )
         found[key] = SearchPlan(key, one, each)
     return tuple(found.values())
 

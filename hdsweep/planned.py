@@ -22,7 +22,6 @@ import errno
 import json
 import math
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from dataclasses import replace as replaced
@@ -216,6 +215,13 @@ def cell_name(arm: str, knobs: Mapping[str, Any], number: int | None = None) -> 
     return " ".join([arm, *([f"#{number}"] if drawn else ()), *words])
 
 
+def drawn_of(drawn: int, trials: int) -> str:
+    """How far a search is, for people; ``trials`` may have been lowered below what was drawn."""
+    if drawn > trials:
+        return f"{drawn} configurations, more than trials: {trials}, drawn"
+    return f"{drawn} of {trials} configurations drawn"
+
+
 def knob_text(value: object, *, drawn: bool) -> str:
     """A knob's value for people: a drawn number has more digits than anybody reads."""
     return f"{value:.4g}" if drawn and isinstance(value, float) else str(value)
@@ -323,20 +329,37 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
     found = []
-    asked: Counter[str] = Counter()
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
         try:
             event = json.loads(line, parse_float=_finite, parse_constant=_finite)
             _check(event)
-            if event["event"] == "asked":
-                _check_order(event, asked[event["study"]])
-                asked[event["study"]] += 1
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(
                 f"{path}:{number}: not a decision ({type(error).__name__}: {error}); cut the file "
                 "before this line and run the sweep again, finished trials are kept"
             ) from None
         found.append(event)
+    return found
+
+
+def draws_of(events: Iterable[_Event], where: Path) -> dict[str, dict[int, _Event]]:
+    """Study -> number -> its draw, in the order of drawing.
+
+    Raises:
+        StoreError: One is missing; what was drawn later rests on it.
+    """
+    found: dict[str, dict[int, _Event]] = {}
+    for event in events:
+        if event["event"] != "asked":
+            continue
+        of_study, number = found.setdefault(event["study"], {}), event["number"]
+        if number not in of_study and number != len(of_study):
+            raise StoreError(
+                f"{where}: number {number} of study {event['study']} where {len(of_study)} is to "
+                "come; cut the file before that one and run the sweep again, finished trials are "
+                "kept"
+            )
+        of_study[number] = event
     return found
 
 
@@ -381,12 +404,6 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text} is no finite number")
     return value
-
-
-def _check_order(event: _Event, before: int) -> None:
-    """Raise ValueError unless a draw is the next one of its study: a sampler counts on all."""
-    if event["number"] != before:
-        raise ValueError(f"number {event['number']} of a search where {before} is to come")
 
 
 def _check(event: _Event) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from hdsweep.configure import Configuration, Open
 from hdsweep.identity import canonical_json, digest, digest_of, joined
-from hdsweep.knobs import Drawn
 from hdsweep.method import dataset_module, method_module
 from hdsweep.planned import Part, PlannedCell, cell_name
 from hdsweep.provenance import source_digest
@@ -141,9 +140,7 @@ class Planner:
 
     def study_key(self, one: Open) -> str:
         """What names a study: all that its trials share, and what is drawn."""
-        space = {name: _words_of(knob) for name, knob in one.setting.drawn.items()}
-        shared = {"method": one.method, "version": one.version, "params": one.identity}
-        return digest({**shared, "data": self._content, "space": space})
+        return digest({**one.searched, "data": self._content})
 
     def look(self, trials: Sequence[Trial]) -> tuple[dict[str, State], dict[str, str]]:
         """State of each trial by id, and of those that are infeasible, why."""
@@ -175,12 +172,6 @@ class Planner:
         if seed not in self._seeds:
             self._seeds[seed] = canonical_json(seed)
         return self._seeds[seed]
-
-
-def _words_of(knob: Drawn) -> dict[str, Any]:
-    """A distribution as JSON."""
-    values = {f.name: getattr(knob, f.name) for f in fields(knob)}
-    return {"kind": type(knob).__name__} | {k: v for k, v in values.items() if v is not None}
 
 
 def _finished_among(store: Store, ids: Mapping[str, str]) -> list[str]:

@@ -203,6 +203,12 @@ def _check_search(spec: SweepSpec) -> None:
             "no arm has a knob to search; give one a distribution, as in "
             "lr: {log_uniform: [1e-4, 1e-2]}, or remove the block",
         )
+    if search.budget == "shared" and search.trials < len(found):
+        raise source.error(
+            ("search", "trials"),
+            f"{search.trials} trials cannot be shared by {len(found)} grid cells; give each one "
+            "at least",
+        )
     if search.aggregate == "lower_bound" and len(spec.seeds) < 2:
         raise source.error(
             ("search", "aggregate"), "one seed has no spread to bound by; list two seeds, or mean"

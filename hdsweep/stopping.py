@@ -22,6 +22,7 @@ from filelock import FileLock
 
 from hdsweep.curve import read_points
 from hdsweep.errors import StoreError
+from hdsweep.files import cannot_write
 from hdsweep.identity import digest
 from hdsweep.rungs import Arrival, Rungs, rule_digest
 from hdsweep.strategy import Stop
@@ -199,10 +200,7 @@ class SharedRungs:
             self._anew()  # what was not written was not decided
             self._looked = -math.inf
             if isinstance(error, OSError):
-                raise StoreError(
-                    f"{self._path}: cannot be written: {error.strerror}; free space or mend "
-                    "permissions and run the same command again, finished trials are kept"
-                ) from None
+                raise cannot_write(self._path, error) from None
             raise
 
     def _read(self, file: BinaryIO) -> None:
@@ -214,7 +212,8 @@ class SharedRungs:
         content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
         for line in whole.splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # damaged by a lost disk
+            # Damaged by a lost disk.
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
                 entry = json.loads(line)
                 if entry.pop("rule") == self._rule:
                     self._rungs.apply(Arrival(**entry))

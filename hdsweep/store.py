@@ -202,11 +202,11 @@ class Store:
 
     def decide(self, name: str, event: Mapping[str, Any]) -> None:
         """Append to the decisions of a sweep that this process drives; see ``append_to_log``."""
-        append_to_log(self._log_of(name), event)
+        append_to_log(self.log_of(name), event)
 
     def put_decisions(self, name: str, events: Sequence[Mapping[str, Any]]) -> None:
         """Replace all decisions of a sweep; what is raised is that of ``decide``."""
-        write_log(self._log_of(name), events)
+        write_log(self.log_of(name), events)
 
     @contextlib.contextmanager
     def driving(self, name: str) -> Iterator[None]:
@@ -331,7 +331,7 @@ class Store:
 
     def decisions(self, name: str) -> list[dict[str, Any]]:
         """What was decided while a sweep ran, in order; see ``read_log``."""
-        return read_log(self._log_of(name))
+        return read_log(self.log_of(name))
 
     def _folder_of(self, trial_id: str) -> str:
         if not _ID.match(trial_id):
@@ -343,7 +343,8 @@ class Store:
             raise StoreError(f"'{name}' is not the name of a sweep")
         return self.root / "sweeps" / name
 
-    def _log_of(self, name: str) -> Path:
+    def log_of(self, name: str) -> Path:
+        """Where the decisions of a sweep are."""
         return self._sweep_dir(name) / "decisions.jsonl"
 
     def _trial_folders(self) -> Iterator[os.DirEntry[str]]:

@@ -17,7 +17,7 @@ from hdsweep.identity import canonical_json
 from hdsweep.knobs import Choice, Drawn
 from hdsweep.method import load_method
 from hdsweep.metrics import Metric, parse_metric
-from hdsweep.planned import PlannedCell, PlannedSearch, PlannedSweep, cell_name
+from hdsweep.planned import PlannedCell, PlannedSearch, PlannedSweep, cell_name, draws_of
 from hdsweep.search import Asked, Evaluator, Exported, Told, importance
 from hdsweep.spec import SweepSpec
 from hdsweep.store import Store
@@ -59,13 +59,9 @@ def _drew(store: Store, planned: PlannedSweep, spec: SweepSpec) -> list[_Drew]:
         (one.arm, canonical_json(dict(one.knobs))): one.setting.drawn
         for one in configurations(spec, resolve=False).open
     }
-    asked: dict[str, dict[int, Mapping[str, Any]]] = {}
-    told: dict[tuple[str, int], Mapping[str, Any]] = {}
-    for event in store.decisions(planned.name):
-        if event["event"] == "asked":
-            asked.setdefault(event["study"], {})[event["number"]] = event
-        elif event["event"] == "told":
-            told[event["study"], event["number"]] = event
+    events = store.decisions(planned.name)
+    asked = draws_of(events, store.log_of(planned.name))
+    told = {(e["study"], e["number"]): e for e in events if e["event"] == "told"}
     found = []
     for search in planned.searches:
         space = spaces.get((search.arm, canonical_json(dict(search.knobs))))
@@ -74,7 +70,7 @@ def _drew(store: Store, planned: PlannedSweep, spec: SweepSpec) -> list[_Drew]:
                 f"{spec.source.path}: has no search '{cell_name(search.arm, search.knobs)}', which "
                 "the plan beside it has; run the sweep again to write both anew"
             )
-        own = sorted(asked.get(search.key, {}).items())
+        own = asked.get(search.key, {}).items()
         found.append(
             _Drew(search, space, {n: (event, told.get((search.key, n))) for n, event in own})
         )
@@ -99,8 +95,8 @@ def importance_lines(
     for one in _drew(store, planned, spec):
         block = _block(spec)
         history: list[Asked | Told] = [*one.asked()]
-        for number, (_, event) in one.events.items():
-            if event is not None:
+        for number, (asked, event) in one.events.items():
+            if event is not None and "same_as" not in asked:  # what is drawn twice counts once
                 history.append(Told(number, event["state"], tuple(event["values"])))
         for n, objective in enumerate(one.search.objectives):
             found = importance(one.space, block, history, evaluator, n)

@@ -21,7 +21,7 @@ from hdsweep.configure import Checked
 from hdsweep.errors import HdsweepError, first_line
 from hdsweep.knobs import Arm, Choice, Grid, Range
 from hdsweep.plan import Plan
-from hdsweep.planned import PlannedSweep
+from hdsweep.planned import PlannedSweep, drawn_of
 from hdsweep.planner import STATES
 from hdsweep.shared import SharedWork
 from hdsweep.spec import SweepSpec
@@ -117,7 +117,7 @@ def _decisions(spec: SweepSpec, made: Plan) -> Iterator[str]:
         studies = len(made.searches)
         cells = f" in {studies} grid cells" if studies > 1 else ""
         yield (
-            f"search: {asked} of {trials} configurations drawn by {spec.search.sampler}{cells}, "
+            f"search: {drawn_of(asked, trials)} by {spec.search.sampler}{cells}, "
             f"{seeds} seed{'s' if seeds > 1 else ''} each"
         )
     if spec.stop is not None:

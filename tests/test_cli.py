@@ -248,8 +248,9 @@ def test_a_plan_says_per_arm_what_is_new_and_what_is_done(
 
 
 def test_a_terminal_shows_one_live_block_and_then_the_table(
-    sweep_file: Write, tmp_path: Path
+    sweep_file: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # which pty.spawn takes over
     sweep_file(SWEEP.replace("strength: 0.5", "sleep_s: 0.6"))
     shown = tmp_path / "screen"
     with shown.open("wb") as screen:

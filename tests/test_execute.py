@@ -380,7 +380,8 @@ def watched(run: Any, seed: int, quality: float, sweep: str = "s", **more: Any) 
         order=0,
     )
     job = {"rerun": more.pop("rerun", False), "cell": place, "watch": watch}
-    trial = run.planned(seed=seed, method=CURVES, quality=quality, steps=6, **more)
+    method = more.pop("method", CURVES)
+    trial = run.planned(seed=seed, method=method, quality=quality, steps=6, **more)
     return Job(trial, place, 0, 1, **job)
 
 
@@ -429,6 +430,16 @@ def test_a_stopped_trial_is_run_again_only_where_its_sweep_did_not_stop_it(
     assert again.error["rule"] == other.watch.rule
     edited = ASHA.model_copy(update={"grace": 3})
     assert run_watched(run, watched(run, 1, 0.1, stop=edited)).status == "ok"
+
+
+@pytest.mark.parametrize("then", ["ends", "goes on", "fails"])
+def test_a_trial_is_stopped_although_its_method_catches_what_ends_it(run: Any, then: str) -> None:
+    run_watched(run, watched(run, 1, 0.9))
+    record = run_watched(run, watched(run, 1, 0.1, method="tests.methods.heedless", then=then))
+    assert (record.status, record.metrics) == ("pruned", {})
+    assert record.error is not None
+    assert record.error["message"].startswith("asha: auroc 0.5")
+    assert run.store.predictions(record.id) is None
 
 
 @pytest.mark.parametrize("other", ["another sweep", "no sweep"])

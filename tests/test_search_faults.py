@@ -108,3 +108,24 @@ def test_a_search_killed_at_any_moment_ends_as_one_that_was_not(
     assert len(runs) == 72
     # A trial under way is begun again, no more than three at each kill.
     assert sum(runs.values()) <= 72 + 3 * killed
+
+
+def test_a_search_goes_on_past_a_configuration_that_kills_its_worker(
+    hdsweep: Run, tmp_path: Path
+) -> None:
+    sweep = {
+        **SWEEP,
+        "method": "tests.methods.noise",
+        "seeds": [1],
+        "arms": {"tuned": {"strength": {"uniform": [0, 3]}, "fault": {"choice": ["none", "kill"]}}},
+        "search": {"trials": 4, "maximize": "auroc", "parallel": 1, "sampler": "random"},
+    }
+    del sweep["params"]  # of another method
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(sweep, sort_keys=False))
+    done = hdsweep("run", "s.yaml", "--cpus", 2)
+    assert done.returncode == 1
+    cells = Store(tmp_path / "results").sweep("s").cells
+    assert [cell.knobs["fault"] for cell in cells] == ["none", "none", "kill", "kill"]
+    assert [cell.state for cell in cells] == ["complete", "complete", "failed", "failed"]
+    assert done.stderr.count("its worker died 3 times") == 2
+    assert sum("not finished" in line for line in (done.stdout + done.stderr).splitlines()) == 2

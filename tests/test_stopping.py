@@ -385,7 +385,7 @@ def test_what_was_decided_outlives_its_process_and_a_line_that_a_kill_cut(tmp_pa
 def test_a_damaged_line_is_passed_over(tmp_path: Path) -> None:
     shared(tmp_path).report("good", 0, 1, 1, 0.9)
     with (tmp_path / "sweeps/sweep/rungs/arm.jsonl").open("ab") as file:
-        file.write(b'\x00\x00\x00\n[1]\n{"rule": 1}\n')
+        file.write(b'\x00\x00\x00\n[1]\n5\nnull\n{"rule": 1}\n')
     assert shared(tmp_path).report("bad", 1, 1, 1, 0.1) is not None
 
 

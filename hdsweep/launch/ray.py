@@ -181,8 +181,7 @@ class _Watcher(tune.Callback):  # type: ignore[misc]
 
 
 def _lost(job: Job, agenda: Agenda, listener: Listener) -> None:
-    again = agenda.lost(job)
-    listener.lost(job, "its worker died" if again else _TOO_OFTEN)
+    listener.lost(job, _TOO_OFTEN if agenda.lost(job) else "its worker died")
 
 
 def _id_of(trial: Any) -> str:
@@ -222,15 +221,16 @@ def launch(
                 say(_dashboard(context.dashboard_url))
             capacity = _capacity(shape)
             agenda.open(capacity)
-            for _ in range(1 + LOSSES):
+            in_vain = 0
+            while in_vain <= LOSSES and agenda.has_work():
+                known = len(agenda.ran)
                 _fit(agenda, store, listener, shape, capacity)
                 for job, record in agenda.recover():
                     if record is None:
-                        listener.lost(job, "Ray Tune gave up; see " + str(log))
+                        listener.lost(job, f"Ray Tune gave up; see {log}")
                     else:
                         listener.finished(job, record)
-                if not agenda.has_work():
-                    break
+                in_vain = 0 if len(agenda.ran) > known else in_vain + 1
         finally:
             ray.shutdown()
 
