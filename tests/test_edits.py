@@ -12,6 +12,7 @@ import yaml
 
 from hdsweep.cli_plan import ready
 from hdsweep.planned import drawn_of
+from hdsweep.spec import load_sweep
 from hdsweep.store import Store
 from hdsweep.studies import importance_lines
 from hdsweep.world import StoreWorld
@@ -198,8 +199,7 @@ def test_what_a_sampler_draws_twice_counts_once_for_importance(
     once = [event for event in drawn if "same_as" not in event]
     assert len(once) < len(drawn)
     store = Store(tmp_path / "results")
-    spec = ready(file, tmp_path / "results", lambda _: None).spec
-    (line,) = importance_lines(store, store.sweep("s"), spec)
+    (line,) = importance_lines(store, store.sweep("s"), load_sweep(file))
     assert line == f"importance for tuned: {len(once)} complete configurations; it takes 20"
 
 
