@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -136,11 +136,25 @@ def metrics_of(spec: SweepSpec) -> list[Metric]:
     found: dict[str, list[Metric]] = {"metrics": [], "expect": []}
     for block, texts in asked.items():
         for n, text in enumerate(texts):
-            try:
-                found[block].append(parse_metric(text, scalars))
-            except SpecError as error:
-                raise spec.source.error(("report", block, n), str(error)) from None
+            found[block].append(_metric(text, scalars, spec, ("report", block, n)))
+    for text, margin in spec.report.margins.items():
+        where = ("report", "margins", text)
+        metric = _metric(text, scalars, spec, where)
+        if metric.group is not None:
+            raise spec.source.error(where, "a margin holds for all groups; name the metric alone")
+        if metric.definition is not None and margin >= 1:
+            raise spec.source.error(
+                where, f"{margin:g} is no difference of rates, which lie in [0, 1]; half a point "
+                "is 0.005"
+            )  # fmt: skip
     return found["metrics"]
+
+
+def _metric(text: str, scalars: Collection[str], spec: SweepSpec, where: Where) -> Metric:
+    try:
+        return parse_metric(text, scalars)
+    except SpecError as error:
+        raise spec.source.error(where, str(error)) from None
 
 
 def plan(

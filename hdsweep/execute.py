@@ -230,7 +230,7 @@ def _record(
         id=job.trial.id,
         status=status,
         trial=job.trial.to_json(),
-        provenance={**origin, **provenance.of_machine(device, job.threads)},
+        provenance={**origin, **provenance.of_machine(device, job.threads), "gpus": job.gpus},
         started=started.isoformat(timespec="microseconds"),
         wall_s=wall_s,
         **found,

@@ -133,6 +133,39 @@ class Arm:
         return tuple(n for n, knob in self.knobs.items() if isinstance(knob, Grid | Range | Choice))
 
 
+def parse_setting(text: str) -> tuple[str, dict[str, str]]:
+    """Inverse of how a configuration is named: ``topk q_percent=5`` is topk, {q_percent: "5"}.
+
+    Args:
+        text: An arm, then any of its swept knobs, in any order.
+
+    Raises:
+        ValueError: A word that is no knob with a value.
+    """
+    arm, *words = text.split() or [""]
+    wanted = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals and value):
+            raise ValueError(f"'{word}' is not a knob with its value; write it as in q_percent=5")
+        wanted[name] = value
+    return arm, wanted
+
+
+def has_setting(values: Mapping[str, Any], wanted: Mapping[str, str]) -> bool:
+    """Whether knobs have the values that ``parse_setting`` found; 5 and 5.0 are one value."""
+    return all(name in values and _reads_as(values[name], text) for name, text in wanted.items())
+
+
+def _reads_as(value: Any, text: str) -> bool:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return float(text) == value
+        except ValueError:
+            return False
+    return str(value) == text
+
+
 def holds(when: When | None, values: Mapping[str, Any]) -> bool:
     """Whether a knob applies, given the knobs that it depends on."""
     return when is None or all(

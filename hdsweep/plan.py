@@ -120,6 +120,7 @@ class Plan:
             searches=tuple(_planned_search(spec, search) for search in self.searches),
             confirm=spec.confirmed.confirm if spec.confirmed else (), select=select,
             arms=tuple(arm.name for arm in spec.arms),
+            margins={parse_metric(text, (text,)).key: m for text, m in report.margins.items()},
         )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from dataclasses import replace as replaced
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -104,7 +104,7 @@ class PlannedSweep:
         name: Folder below ``sweeps``.
         question: In the author's words.
         metrics: Default metrics of the report.
-        baseline: The arm others are compared with.
+        baseline: The arm or configuration that others are compared with.
         expect: Success criteria, stated before the run.
         groups: The data's groups in their order of report.
         cells: In file order; see ``decided`` for those that are not in the file.
@@ -113,6 +113,7 @@ class PlannedSweep:
         select: In words, how they are chosen; empty where ``confirm`` is.
         arms: In file order; by default those of cells and searches, in their order.
         unchosen: Why nothing was chosen of some arms, in words.
+        margins: Metric -> difference that was declared not to matter.
     """
 
     name: str
@@ -127,6 +128,7 @@ class PlannedSweep:
     select: str = ""
     arms: tuple[str, ...] = ()
     unchosen: str = ""
+    margins: Mapping[str, float] = field(default_factory=dict)
 
     def labels(self) -> dict[str, str]:
         """Trial id -> readable name; a trial that two cells share has the first one's."""

@@ -8,16 +8,24 @@ knows them; it asks the spec for the line.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator
 
 from hdsweep.errors import did_you_mean
-from hdsweep.knobs import Arm, Range, check_conditions, read_knob
+from hdsweep.knobs import (
+    Arm,
+    Grid,
+    Range,
+    check_conditions,
+    has_setting,
+    parse_setting,
+    read_knob,
+)
 from hdsweep.strategy import Confirmed, Race, Search, Seed, Stop, criterion
 from hdsweep.strict import NAME, Strict, first_error
 from hdsweep.yamlfile import Source, Where, read_yaml
@@ -43,7 +51,13 @@ class Report(Strict):
     """What the table shows."""
 
     metrics: tuple[str, ...] = Field(("auroc", "tpr@1"), min_length=1)
-    baseline: str | None = None
+    baseline: str | None = Field(
+        None, description="Arm, or configuration as in topk q_percent=5, that others are held to"
+    )
+    margins: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="Metric: difference that does not matter; 0.005 is half a point of a rate",
+    )
     expect: tuple[str, ...] = ()
 
     @field_validator("expect")
@@ -122,12 +136,7 @@ def load_sweep(path: Path) -> SweepSpec:
     arms = tuple(_arm(name, block or {}, file, source) for name, block in file.arms.items())
     for arm in arms:
         check_conditions(arm, arms, partial(_place, arm, source), source)
-    if file.report.baseline is not None and file.report.baseline not in file.arms:
-        raise source.error(
-            ("report", "baseline"),
-            f"no arm is named '{file.report.baseline}'"
-            f"{did_you_mean(file.report.baseline, file.arms)}",
-        )
+    _check_baseline(file.report.baseline, arms, source)
     spec = SweepSpec(
         name=file.name,
         question=file.question,
@@ -145,6 +154,29 @@ def load_sweep(path: Path) -> SweepSpec:
     )
     check_strategy(spec)
     return spec
+
+
+def _check_baseline(text: str | None, arms: Sequence[Arm], source: Source) -> None:
+    """Refuse a baseline that is no arm, and no configuration of one."""
+    if text is None:
+        return
+    where: Where = ("report", "baseline")
+    try:
+        name, wanted = parse_setting(text)
+    except ValueError as error:
+        raise source.error(where, str(error)) from None
+    arm = next((arm for arm in arms if arm.name == name), None)
+    if arm is None:
+        known = did_you_mean(name, [arm.name for arm in arms])
+        raise source.error(where, f"no arm is named '{name}'{known}")
+    for knob in wanted:
+        if knob not in arm.swept:
+            known = did_you_mean(knob, arm.swept)
+            raise source.error(where, f"arm {name} sweeps no knob '{knob}'{known}")
+        if not isinstance(arm.knobs[knob], Grid):
+            raise source.error(where, f"{knob} is drawn by a search; name the arm alone")
+    if wanted and not any(has_setting(one.values, wanted) for one in arm.settings()):
+        raise source.error(where, f"arm {name} has no configuration '{text}'; name one of its grid")
 
 
 def check_strategy(spec: SweepSpec) -> None:

@@ -181,6 +181,12 @@ class Criterion:
     bound: float
     strict: bool
 
+    def holds(self, value: float) -> bool:
+        """Whether a value reaches it."""
+        if value == self.bound:
+            return not self.strict
+        return (value > self.bound) == self.at_least
+
 
 def criterion(text: str) -> Criterion | None:
     """Read ``auroc >= 0.98``; None when it is not of this form."""

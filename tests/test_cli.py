@@ -148,6 +148,9 @@ def test_trials_that_fail_are_listed_and_the_rest_runs(
         (SWEEP.replace("auroc, tpr@5", "tpr@0"), "tpr@0"),
         (SWEEP.replace("baseline: weak}", "expect: [auroc => 1]}"), "is not a criterion"),
         (SWEEP.replace("baseline: weak}", "expect: [aurco >= .9]}"), "did you mean 'auroc'?"),
+        (SWEEP.replace("baseline: weak}", "margins: {aurco: .01}}"), "did you mean 'auroc'?"),
+        (SWEEP.replace("baseline: weak}", "margins: {auroc: 1.5}}"), "half a point is 0.005"),
+        (SWEEP.replace("baseline: weak}", "margins: {'auroc[group=x]': .1}}"), "for all groups"),
         (SWEEP.replace("name: tests.methods.labels", "name: hdmp"), "did you mean 'hdmap'?"),
     ],
 )

@@ -177,6 +177,20 @@ def test_a_file_that_cannot_be_had_is_a_complaint_about_its_parameter(path: str)
         ("grid: [1, 2]", "grid: [.nan]", 8, "cannot be a grid value"),
         ("strength: 0.5", "strength: .inf", 7, "write a finite number"),
         ("baseline: weak", "baseline: week", 10, "no arm is named 'week'; did you mean 'weak'?"),
+        ("baseline: weak", "baseline: strong srength=1", 10, "did you mean 'strength'?"),
+        (
+            "baseline: weak",
+            "baseline: strong strength=3",
+            10,
+            "no configuration 'strong strength=3'",
+        ),
+        (
+            "baseline: weak",
+            "baseline: strong strength",
+            10,
+            "'strength' is not a knob with its value",
+        ),
+        ("baseline: weak", "margins: {auroc: 0}", 10, "report.margins.auroc"),
         ("method: tests.methods.noise\n", "", 6, "no method"),
         ("name: noise", "name: ../evil", 1, "name"),
         ("gpus: 0,", "gpus: 1.5,", 9, "a fraction never spans devices"),
@@ -602,3 +616,9 @@ def test_only_those_in_a_circle_are_named(sweep_file: Write) -> None:
         9,
         "arms.drawn.sleep_s.when: sleep_s and level depend on one another",
     )
+
+
+@pytest.mark.parametrize("text", ["strong", "strong strength=2", "strong  strength=2.0"])
+def test_a_baseline_is_an_arm_or_one_of_its_configurations(sweep_file: Write, text: str) -> None:
+    spec = load_sweep(sweep_file(SWEEP.replace("baseline: weak", f"baseline: {text}")))
+    assert spec.report.baseline == text
