@@ -1,14 +1,31 @@
-"""Verdicts: each configuration against the baseline, in words that the numbers support."""
+"""Verdicts: each configuration against the baseline, in words that the numbers support.
+
+``docs/statistics.md`` says what is computed and why.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from analysis.compare import Paired
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
-Verdict = Literal["better", "worse", "equivalent", "inconclusive", "not testable"]
+from analysis.compare import Paired, Pairs, holm, optional, pairs
+from analysis.frame import SKIPPED
+from analysis.pairing import Matrix, NoBaseline, configurations, find_baseline, matrix
+from analysis.power import detectable, seeds_needed, smallest_margin, tost
+from analysis.reasons import CHOSEN, Case, Unit, Verdict
+from hdsweep.metrics import parse_metric
+
+__all__ = ["Comparison", "Comparisons", "Family", "ImageNoise", "Verdict", "compare"]
+
+Floats = NDArray[np.float64]
+
 Family = Literal["aggregate", "per group"]
 
 
@@ -108,3 +125,236 @@ class Comparisons:
     rows: tuple[Comparison, ...]
     why_none: str = ""
     notes: tuple[str, ...] = ()
+
+
+# --- comparing ------------------------------------------------------------------------------------
+
+
+def compare(
+    frame: pd.DataFrame,
+    *,
+    baseline: str | None,
+    margins: Mapping[str, float] | None = None,
+    directions: Mapping[str, bool] | None = None,
+    alpha: float = 0.05,
+) -> Comparisons:
+    """Compare every configuration with the baseline, by metric and group.
+
+    A pair's numbers do not depend on the order of rows, on names, or on what else is in the frame;
+    only what Holm's method makes of its p does.
+
+    Args:
+        frame: What ``analysis.frame.load`` returns.
+        baseline: An arm with one configuration, or a configuration as in ``topk q_percent=5``.
+        margins: Metric without group -> difference that does not matter, in the metric's unit.
+        directions: Whether larger is better, of scalars: only their method knows.
+        alpha: Level of tests, and 1 - coverage of intervals.
+
+    Raises:
+        SpecError: No configuration has the name of the baseline.
+    """
+    known = configurations(frame)
+    try:
+        base = find_baseline(known, baseline)
+    except NoBaseline as why:
+        return Comparisons("", None, alpha, (), str(why))
+    data = matrix(frame, known, base)
+    declared = [(margins or {}).get(metric, math.nan) for metric in data.metrics]
+    tests = _Tests.of(data, np.array(declared), alpha)
+    rows = _rows(data, tests, _directions(data.metrics, directions or {}), alpha)
+    return Comparisons(
+        baseline=known[base].name,
+        baseline_cell=known[base].cell,
+        alpha=alpha,
+        rows=rows,
+        why_none="" if rows else "there is no other configuration than the baseline",
+        notes=tuple(_notes(frame, rows, alpha)) if rows else (),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Tests:
+    """What is computed of all rows at once, each of shape (k,), NaN where there is none."""
+
+    found: Pairs
+    optimistic: NDArray[np.bool_]
+    margin: Floats
+    p_holm: Floats
+    p_tost: Floats
+    p_tost_holm: Floats
+    smallest: Floats
+    detectable: Floats
+    needed: Floats
+    sizes: tuple[int, int]
+    """Tests among the aggregate and the other rows."""
+
+    @classmethod
+    def of(cls, data: Matrix, margins: Floats, alpha: float) -> _Tests:
+        found = pairs(data.value, data.base, alpha)
+        chosen = np.array([one.optimistic for one in data.configurations])
+        optimistic = chosen[data.configuration]
+        margin = margins[data.metric]
+        # What was chosen by these very values has no valid p, and would cost the others power.
+        p = np.where(optimistic, math.nan, found.p)
+        p_tost = np.where(optimistic, math.nan, tost(found, margin))
+        p_holm, p_tost_holm = np.full(len(p), math.nan), np.full(len(p), math.nan)
+        for family in (data.aggregate, ~data.aggregate):
+            p_holm[family], p_tost_holm[family] = holm(p[family]), holm(p_tost[family])
+        wanted = np.where(np.isnan(margin), found.difference, margin)
+        std = np.where(np.isnan(found.t), math.nan, found.std)
+        made = ~np.isnan(p)
+        sizes = (int(np.sum(made & data.aggregate)), int(np.sum(made & ~data.aggregate)))
+        return cls(
+            found=found,
+            optimistic=optimistic,
+            margin=margin,
+            p_holm=p_holm,
+            p_tost=p_tost,
+            p_tost_holm=p_tost_holm,
+            smallest=smallest_margin(found, alpha),
+            detectable=detectable(std, found.n, alpha=alpha),
+            needed=seeds_needed(std, wanted, alpha=alpha),
+            sizes=sizes,
+        )
+
+
+def _directions(metrics: Sequence[str], told: Mapping[str, bool]) -> list[bool | None]:
+    definitions = [parse_metric(metric, (metric,)).definition for metric in metrics]
+    return [
+        told.get(metric) if definition is None else definition.larger_is_better
+        for metric, definition in zip(metrics, definitions, strict=True)
+    ]
+
+
+def _rows(
+    data: Matrix, tests: _Tests, directions: Sequence[bool | None], alpha: float
+) -> tuple[Comparison, ...]:
+    seeds = _Seeds(data)
+    units = [Unit(parse_metric(name, (name,)).definition is not None) for name in data.metrics]
+    columns = zip(
+        data.metric.tolist(),
+        data.configuration.tolist(),
+        data.group.tolist(),
+        data.aggregate.tolist(),
+        tests.found.each(),
+        tests.optimistic.tolist(),
+        optional(tests.margin),
+        optional(tests.p_holm),
+        optional(tests.p_tost),
+        optional(tests.p_tost_holm),
+        optional(tests.smallest),
+        optional(tests.detectable),
+        optional(tests.needed),
+        optional(tests.found.std_ratio),
+        optional(tests.found.p_variance),
+        strict=True,
+    )
+    rows = []
+    for row, (
+        metric, configuration, group, aggregate, pair, optimistic, margin, p_holm, p_tost,
+        p_tost_holm, smallest, find, needed, ratio, p_variance,
+    ) in enumerate(columns):  # fmt: skip
+        one = data.configurations[configuration]
+        name, larger = data.metrics[metric], directions[metric]
+        used, unpaired = seeds.of(row)
+        case = Case(
+            name, units[metric], pair, larger, p_holm, margin, p_tost_holm, find, needed,
+            optimistic, unpaired, alpha,
+        )  # fmt: skip
+        verdict = case.verdict()
+        rows.append(
+            Comparison(
+                metric=name,
+                group=data.groups[group],
+                cell=one.cell,
+                arm=one.arm,
+                knobs=one.knobs,
+                number=one.number,
+                larger_is_better=larger,
+                seeds=used,
+                unpaired=unpaired,
+                paired=pair,
+                family="aggregate" if aggregate else "per group",
+                family_size=tests.sizes[0 if aggregate else 1],
+                p_holm=p_holm,
+                margin=margin,
+                p_tost=p_tost,
+                p_tost_holm=p_tost_holm,
+                smallest_margin=smallest,
+                detectable=find,
+                seeds_needed=None if needed is None else int(needed),
+                std_ratio=ratio,
+                p_variance=p_variance,
+                images=None,
+                images_why="the noise of the test items was not asked for",
+                verdict=verdict,
+                why=case.why(verdict),
+            )
+        )
+    return tuple(rows)
+
+
+class _Seeds:
+    """Which seeds of a row both have, and which only one; few patterns serve most rows."""
+
+    def __init__(self, data: Matrix) -> None:
+        one, other = ~np.isnan(data.value), ~np.isnan(data.base)
+        order, self._names = data.planned, data.seeds[data.planned].tolist()
+        self._both, self._single = (one & other)[:, order], (one ^ other)[:, order]
+        self._known: dict[bytes, tuple[int, ...]] = {}
+
+    def of(self, row: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return self._named(self._both[row]), self._named(self._single[row])
+
+    def _named(self, mask: NDArray[np.bool_]) -> tuple[int, ...]:
+        key = mask.tobytes()
+        if key not in self._known:
+            chosen = zip(self._names, mask.tolist(), strict=True)
+            self._known[key] = tuple(seed for seed, there in chosen if there)
+        return self._known[key]
+
+
+def _notes(frame: pd.DataFrame, rows: Sequence[Comparison], alpha: float) -> Iterator[str]:
+    level = f"{alpha:g}"
+    yield (
+        "Differences are configuration less baseline, one value per seed, paired by seed; their "
+        f"standard deviation has ddof = 1, and intervals are by Student's t, each by itself at "
+        f"{100 * (1 - alpha):g} %."
+    )
+    sizes = {row.family: row.family_size for row in rows}
+    told = {
+        "aggregate": "of the values that stand for a whole trial",
+        "per group": "of single groups",
+    }
+    each = [f"{sizes[family]} {words}" for family, words in told.items() if family in sizes]
+    yield (
+        f"p is corrected by Holm's method within a family of tests at level {level}: "
+        f"{' and, for itself, '.join(each)}; margins are tested in the same families."
+    )
+    fewest = min((row.paired.n for row in rows if row.paired.p is not None), default=0)
+    if fewest and 2.0 ** (1 - fewest) > alpha:
+        yield (
+            f"With {fewest} seeds the sign-flip test cannot give less than {2.0 ** (1 - fewest)}, "
+            f"so what is below {level} rests on differences being about normal."
+        )
+    optimistic = {row.cell for row in rows if CHOSEN in row.why}
+    if optimistic:
+        yield (
+            f"{len(optimistic)} configurations were drawn by a search on the seeds that are "
+            "compared: their numbers are optimistic, and count in no family."
+        )
+    unequal = {row.cell for row in rows if row.unpaired}
+    if unequal:
+        yield (
+            f"{len(unequal)} configurations and the baseline do not have the same seeds; what only "
+            "one of them has is left out of differences, though not of means."
+        )
+    skipped = frame["status"] == SKIPPED
+    if skipped.any() and frame.loc[skipped, "reason"].str.startswith("race:").any():
+        yield (
+            "A race gave some configurations fewer seeds because of how the first ones did; their "
+            "differences look larger than they are."
+        )
+    unknown = Counter(row.metric for row in rows if row.larger_is_better is None)
+    if unknown:
+        yield f"Nobody said whether larger is better of {', '.join(unknown)}."
