@@ -22,6 +22,7 @@ from hdsweep.cli_plan import check, plan
 from hdsweep.cli_report import report, show, status
 from hdsweep.cli_run import run
 from hdsweep.cli_search import export_app, replay
+from hdsweep.cli_watch import watch
 from hdsweep.errors import HdsweepError
 from hdsweep.execute import thread_environment
 
@@ -35,7 +36,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.add_typer(export_app, name="export")
-for command in (run, plan, check, status, show, report, replay):
+for command in (run, plan, check, status, show, report, watch, replay):
     app.command()(command)
 
 
