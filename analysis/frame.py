@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.runs import Run, Runs
 from analysis.searches import searched
 from hdsweep import values
 from hdsweep.errors import SpecError, did_you_mean
@@ -67,6 +68,17 @@ def load(
     *,
     part: Part | None = None,
 ) -> pd.DataFrame:
+    """The frame alone of what ``read`` reads."""
+    return read(store, sweep, metrics, part=part)[0]
+
+
+def read(
+    store: Store,
+    sweep: PlannedSweep,
+    metrics: Sequence[str] = (),
+    *,
+    part: Part | None = None,
+) -> tuple[pd.DataFrame, dict[str, Run]]:
     """Read every planned trial of a sweep, finished or not.
 
     Args:
@@ -79,6 +91,8 @@ def load(
             of those to select by.
 
     Returns:
+        The frame, and by trial id how those that have a record were run.
+
         One row per metric, cell of the plan, seed and group, in this order; the groups in their
         order of report, POOLED where a name asks for it, MEAN. Columns: ``metric`` (canonical,
         without group), ``arm``, ``cell`` (position among those that have rows), ``study`` and
@@ -99,11 +113,13 @@ def load(
     columns = _columns(metrics or sweep.metrics, sweep.groups, len(ids))
     statuses = np.full(len(ids), STATUS.index(NOT_RUN), dtype=np.int8)
     scalars: set[str] = set()
+    runs = Runs(name for cell in cells for name in cell.knobs)
     for row, trial_id in enumerate(ids):
         record = store.record(trial_id) if trial_id else None
         if record is not None:
             statuses[row] = STATUS.index(record.ending)
             scalars.update(record.scalars)
+            runs.add(record)
         if record is not None and record.status == "ok":
             _fill(columns, row, record, store, sweep.groups)
             continue
@@ -125,7 +141,7 @@ def load(
     searches = tuple(searched(search, sweep.cells) for search in sweep.searches)
     # Few and small: pandas copies them with whatever is made of the frame.
     frame.attrs.update(sweep=sweep.name, searches=searches, select=sweep.select)
-    return frame
+    return frame, runs.by_trial
 
 
 def _reported(sweep: PlannedSweep, part: Part | None) -> list[PlannedCell]:

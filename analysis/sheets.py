@@ -10,7 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["results", "ablation", "comparison", "criteria", "costs"]
+Kind = Literal["results", "comparison", "ablation", "criteria", "costs"]
+
+BEST = "*"
+"""Follows the best of a column where bold may not be seen."""
+
+DAGGER = "†"
+"""Follows what is not significantly different from the best of its column."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,82 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
-from analysis.tables import Table
+from analysis import ablations as over_knobs
+from analysis import frame as frames
+from analysis import verdicts
+from analysis.ablations import Ablation
+from analysis.answers import answer
+from analysis.best import marked
+from analysis.criteria import Criterion, held
+from analysis.runs import Cost, Differs, Run, costs, differences, origin
+from analysis.tables import Table, main_table
 from analysis.verdicts import Comparisons
+from hdsweep.metrics import parse_metric
+from hdsweep.planned import Part, PlannedSweep
+from hdsweep.store import Store
+from hdsweep.strategy import criterion
 
-Met = Literal["met", "not met", "open"]
-
-
-@dataclass(frozen=True, slots=True)
-class Criterion:
-    """A success criterion of the sweep file, held against one configuration.
-
-    Args:
-        text: As in the file: ``tpr@1[domain=C] >= 0.80``.
-        arm, knobs, number: The configuration.
-        mean: Over its seeds; None where there is none.
-        ci_low, ci_high: 95 % interval of the mean over seeds, by Student's t; None for n < 2.
-        n, planned: Seeds that have a value, and that were planned.
-        met: ``open`` while a planned seed is missing.
-        sure: Whether the whole interval lies on the side on which the mean is.
-    """
-
-    text: str
-    arm: str
-    knobs: Mapping[str, Any]
-    number: int | None
-    mean: float | None
-    ci_low: float | None
-    ci_high: float | None
-    n: int
-    planned: int
-    met: Met
-    sure: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What one configuration took, as medians over its trials with a record, or sums.
-
-    Args:
-        arm, knobs, number: The configuration.
-        n, planned: Trials with a record, and planned.
-        wall_s: Sum over trials, of the attempts that finished.
-        gpu_hours: Sum of wall time times GPUs held; None where records do not say how many.
-        scalars: A method's own measurements of cost (latency_ms, memory_mb, speed_up, ...), median
-            over its trials that are ok.
-    """
-
-    arm: str
-    knobs: Mapping[str, Any]
-    number: int | None
-    n: int
-    planned: int
-    wall_s: float
-    gpu_hours: float | None
-    scalars: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Differs:
-    """Something other than the knobs in which configurations or trials differ.
-
-    Args:
-        what: ``max_steps``, ``data``, ``git commit``, ``source``, ``torch``, ``gpu`` ...
-        values: Value as text -> names of the arms (or ``arm seed=1``) that have it.
-        serious: Whether it may explain a difference of results: steps, data, method version,
-            source, commit; a different host is not.
-    """
-
-    what: str
-    values: Mapping[str, tuple[str, ...]]
-    serious: bool
+__all__ = ["Ablation", "Comparisons", "Cost", "Criterion", "Differs", "Summary", "summarize"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +53,7 @@ class Summary:
     answer: tuple[str, ...]
     frame: pd.DataFrame
     tables: tuple[Table, ...]
-    ablations: tuple[Table, ...]
+    ablations: tuple[Ablation, ...]
     comparisons: Comparisons
     criteria: tuple[Criterion, ...]
     costs: tuple[Cost, ...]
@@ -117,3 +63,125 @@ class Summary:
     imported: tuple[str, ...] = ()
     yaml: str = ""
     commands: tuple[str, ...] = ()
+
+    def for_people(self) -> Summary:
+        """Without the configurations of searches that people are not shown.
+
+        Their comparisons and costs stay where tables show them.
+        """
+        tables = tuple(table.for_people() for table in self.tables)
+        shown = {(row.arm, row.number) for table in tables for row in table.rows}
+        rows = tuple(r for r in self.comparisons.rows if (r.arm, r.number) in shown)
+        return replace(
+            self,
+            tables=tables,
+            comparisons=replace(self.comparisons, rows=rows),
+            criteria=tuple(one for one in self.criteria if (one.arm, one.number) in shown),
+            costs=tuple(one for one in self.costs if (one.arm, one.number) in shown),
+        )
+
+
+def summarize(
+    store: Store,
+    sweep: PlannedSweep,
+    metrics: Sequence[str] = (),
+    *,
+    ddof: int = 1,
+    part: Part | None = None,
+    baseline: str | None = None,
+    margins: Mapping[str, float] | None = None,
+    knobs: Sequence[str] = (),
+    images: bool = False,
+) -> Summary:
+    """Read a sweep and judge it.
+
+    Args:
+        store: Where its records are.
+        sweep: What was planned.
+        metrics: As ``analysis.frame.load`` takes them; by default those of the sweep.
+        ddof: Of standard deviations in tables.
+        part: Only configurations of that part.
+        baseline: In place of the sweep's own.
+        margins: Metric -> difference that does not matter, over those of the sweep.
+        knobs: One or two that ablation tables are made over; by default as the arms suggest.
+        images: Whether to ask how far the choice of test items may explain a difference, from
+            stored predictions.
+
+    Raises:
+        SpecError: What is not in the sweep was asked for.
+        StoreError: A record cannot be read.
+    """
+    metrics = list(metrics or sweep.metrics)
+    asked = [found.metric for text in sweep.expect if (found := criterion(text))]
+    judged = list(dict.fromkeys([*metrics, *sweep.metrics]))
+    frame, runs = frames.read(store, sweep, list(dict.fromkeys([*judged, *asked])), part=part)
+    tables = tuple(marked(main_table(frame, name, ddof), frame) for name in metrics)
+    compared = frame[frame["metric"].isin({_key(name) for name in judged})]
+    comparisons = verdicts.compare(
+        compared,
+        baseline=sweep.baseline if baseline is None else baseline,
+        margins={**sweep.margins, **{_key(name): m for name, m in (margins or {}).items()}},
+    )
+    # Tests are corrected for all metrics of the sweep, however few of them are looked at.
+    shown = {_key(name) for name in metrics}
+    rows = tuple(row for row in comparisons.rows if row.metric in shown)
+    comparisons = replace(comparisons, rows=rows)
+    cells = [cell for cell in sweep.cells if part is None or cell.part == part]
+    criteria = held(frame, sweep.expect)
+    differs = differences(cells, runs)
+    counts = _counts(frame)
+    yaml = _kept_yaml(store, sweep)
+    return Summary(
+        sweep=sweep.name,
+        question=sweep.question,
+        answer=answer(comparisons, criteria, differs, counts),
+        frame=frame,
+        tables=tables,
+        ablations=over_knobs.ablations(tables, frame, knobs),
+        comparisons=comparisons,
+        criteria=criteria,
+        costs=costs(cells, runs),
+        differs=differs,
+        counts=counts,
+        provenance=origin(runs.values()),
+        imported=tuple(dict.fromkeys(run.imported for run in runs.values() if run.imported)),
+        yaml=yaml,
+        commands=_commands(store, sweep, runs),
+    )
+
+
+def _key(name: str) -> str:
+    """A metric without its group."""
+    return parse_metric(name, (name,)).key
+
+
+def _counts(frame: pd.DataFrame) -> dict[str, int]:
+    """Of planned trials, each once."""
+    trials = frame.drop_duplicates(["cell", "seed"])
+    # A trial that none is chosen for yet has no id and is planned all the same.
+    named = trials[trials["trial"] != ""].drop_duplicates("trial")
+    every = pd.concat([named, trials[trials["trial"] == ""]])
+    found = every["status"].value_counts(sort=False)
+    return {str(status): int(n) for status, n in found.items() if n}
+
+
+def _kept_yaml(store: Store, sweep: PlannedSweep) -> str:
+    path = store.root / "sweeps" / sweep.name / "sweep.yaml"
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""  # it was removed; the records stand without it
+
+
+def _commands(store: Store, sweep: PlannedSweep, runs: Mapping[str, Run]) -> tuple[str, ...]:
+    if any(run.imported for run in runs.values()):
+        return ()
+    commits = {run.facts["commit"] for run in runs.values() if "commit" in run.facts}
+    clean = [commit for commit in commits if " " not in commit]
+    checkout = [f"git checkout {clean[0]}"] if len(commits) == 1 and clean else []
+    kept = store.root / "sweeps" / sweep.name / "sweep.yaml"
+    return (
+        *checkout,
+        f"hdsweep run {shlex.quote(str(kept))} --store results-again",
+        f"hdsweep report {shlex.quote(sweep.name)} --store results-again",
+    )

@@ -52,6 +52,9 @@ class Cell:
         planned: How many were planned.
         ddof: What is subtracted from n in the divisor of ``std``.
         missing: The others, in the order of seeds.
+        best: Whether it is the best of its column, at the precision that is printed.
+        behind: Whether it is significantly worse than the best of its column; None where that was
+            not asked, of the best itself, and where no cell may be called best.
     """
 
     mean: float | None
@@ -60,6 +63,8 @@ class Cell:
     planned: int
     ddof: int
     missing: tuple[Missing, ...] = ()
+    best: bool = False
+    behind: bool | None = None
 
     @property
     def status(self) -> dict[str, int]:
@@ -79,6 +84,7 @@ class Row:
         study: Key of the search that drew it.
         number: Its place in the order in which that search drew.
         part: ``select`` for one to choose by, ``confirm`` for a chosen one, else ``run``.
+        cell: Its position in the frame.
     """
 
     arm: str
@@ -87,6 +93,7 @@ class Row:
     study: str | None = None
     number: int | None = None
     part: Part = "run"
+    cell: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +195,7 @@ def main_table(frame: pd.DataFrame, metric: str, ddof: int = 1) -> Table:
                 study=None if pd.isna(study) else study,
                 number=None if number is pd.NA else int(number),
                 part=part,
+                cell=int(cell),
             )
             for cell, arm, study, number, part, setting in zip(
                 described["cell"],

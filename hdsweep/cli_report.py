@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from hdsweep import views
-from hdsweep.errors import HdsweepError
+from hdsweep.errors import HdsweepError, SpecError
+from hdsweep.files import cannot_write, write_whole
+from hdsweep.metrics import parse_metric
 from hdsweep.planned import PlannedSweep
 from hdsweep.spec import load_sweep
 from hdsweep.store import Store
 from hdsweep.views import Format, FormatOption, StoreOption
+
+if TYPE_CHECKING:
+    from analysis.summary import Summary
 
 SweepName = Annotated[str | None, typer.Argument(help="Name of a sweep; the latest by default.")]
 
@@ -25,8 +33,20 @@ class TableFormat(StrEnum):
 
     terminal = "terminal"
     md = "md"
+    tex = "tex"
     csv = "csv"
     json = "json"
+    html = "html"
+
+
+class Kind(StrEnum):
+    """What a table shows."""
+
+    results = "results"
+    comparison = "comparison"
+    ablation = "ablation"
+    criteria = "criteria"
+    costs = "costs"
 
 
 class Importance(StrEnum):
@@ -87,46 +107,223 @@ def report(
         list[str] | None, typer.Option(help="As in auroc, tpr@1 or tpr@1[domain=C]; repeatable.")
     ] = None,
     ddof: Annotated[int, typer.Option(min=0, max=1, help="1: sample std, 0: population std.")] = 1,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="Arm, or configuration as in 'topk q_percent=5', to compare with."),
+    ] = None,
+    margin: Annotated[
+        list[str] | None,
+        typer.Option(help="METRIC=X: a difference up to X does not matter; repeatable."),
+    ] = None,
+    ablation: Annotated[
+        str | None, typer.Option(help="KNOB or KNOB,KNOB: tables over one or two knobs.")
+    ] = None,
+    per_group: Annotated[
+        bool, typer.Option("--per-group", help="Compare in each group too, not in the mean alone.")
+    ] = False,
+    images: Annotated[
+        bool | None,
+        typer.Option(
+            "--images/--no-images",
+            help="How far test items explain a difference, from predictions; html asks it.",
+        ),
+    ] = None,
+    table: Annotated[
+        list[Kind] | None,
+        typer.Option(
+            help="Which tables, in full; by default all in html, the main ones elsewhere."
+        ),
+    ] = None,
     importance: Annotated[
         Importance, typer.Option(help="Of the knobs that a search drew, below its tables.")
     ] = Importance.ped_anova,
     part: Annotated[
         Part | None, typer.Option(help="select: what was chosen from; by default, what was chosen.")
     ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Folder that figures are written to, as SVG and PDF.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write; html goes to the sweep's folder in the store."),
+    ] = None,
     store: StoreOption = views.RESULTS,
     format: Annotated[
-        TableFormat, typer.Option("--format", help="How to print.")
+        TableFormat, typer.Option("--format", help="How it is written.")
     ] = TableFormat.terminal,
 ) -> None:
-    """Print mean±std tables of a sweep, the latest by default."""
+    """Report a sweep, the latest by default: mean±std tables, and verdicts against the baseline."""
     opened = Store(store)
     planned = opened.sweep(name)
-    print_report(opened, planned, metric or planned.metrics, ddof, format, part, importance)
+    asked = Asked(
+        metrics=tuple(metric or planned.metrics),
+        ddof=ddof,
+        part=part,
+        baseline=baseline,
+        margins=_margins(margin or ()),
+        knobs=tuple(knob.strip() for knob in ablation.split(",")) if ablation else (),
+        per_group=per_group,
+        images=format is TableFormat.html if images is None else images,
+        tables=tuple(kind.value for kind in table or _kinds(format, ablation)),
+        brief=not table,
+        importance=importance,
+    )
+    if figures is not None:
+        _write_figures(opened, planned, asked, figures)
+    if format is TableFormat.html:
+        target = out or opened.root / "sweeps" / planned.name / "report.html"
+        _write(target, page_of(opened, planned, asked))
+        views.write(f"{target}\n")
+        return
+    made = text_of(opened, planned, asked, format, to_terminal=out is None)
+    if out is None:
+        views.write(made)
+    else:
+        _write(out, made)
 
 
-def print_report(
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a report is to hold; fields are the options of the command."""
+
+    metrics: tuple[str, ...]
+    ddof: int = 1
+    part: Part | None = None
+    baseline: str | None = None
+    margins: Mapping[str, float] = field(default_factory=dict)
+    knobs: tuple[str, ...] = ()
+    per_group: bool = False
+    images: bool = False
+    tables: tuple[str, ...] = ("results", "comparison", "criteria")
+    brief: bool = True
+    importance: Importance = Importance.ped_anova
+
+
+def _kinds(format: TableFormat, ablation: str | None) -> Sequence[Kind]:
+    if format is TableFormat.html:
+        return tuple(Kind)
+    if format is TableFormat.csv:  # one kind of line in one file
+        return (Kind.ablation,) if ablation else (Kind.results,)
+    brief = (Kind.results, Kind.comparison, Kind.criteria)
+    return (*brief, Kind.ablation) if ablation else brief
+
+
+def _margins(texts: Sequence[str]) -> dict[str, float]:
+    found = {}
+    for text in texts:
+        metric, _, number = text.rpartition("=")
+        try:
+            found[metric] = float(number)
+        except ValueError:
+            found[metric] = math.nan
+        if not metric or not 0 < found[metric] < math.inf:
+            raise SpecError(
+                f"--margin {text}: write METRIC=X with X above 0, as in auroc=0.005; rates lie "
+                "in [0, 1]"
+            )
+        known = parse_metric(metric, (metric,))
+        if known.group is not None:
+            raise SpecError(
+                f"--margin {text}: a margin holds for all groups; name the metric alone"
+            )
+        if known.definition is not None and found[metric] >= 1:
+            raise SpecError(
+                f"--margin {text}: {number} is no difference of rates, which lie in [0, 1]; half a "
+                "point is 0.005"
+            )
+    return found
+
+
+def summary_of(store: Store, planned: PlannedSweep, asked: Asked) -> Summary:
+    """The summary of a sweep, as the options ask for it."""
+    from analysis.summary import summarize
+
+    return summarize(
+        store,
+        planned,
+        asked.metrics,
+        ddof=asked.ddof,
+        part=None if asked.part is None else asked.part.value,
+        baseline=asked.baseline,
+        margins=asked.margins,
+        knobs=asked.knobs,
+        images=asked.images,
+    )
+
+
+def text_of(
     store: Store,
     planned: PlannedSweep,
-    metrics: Sequence[str],
-    ddof: int,
+    asked: Asked,
     format: TableFormat,
-    part: Part | None = None,
-    importance: Importance = Importance.ped_anova,
-) -> None:
-    """Write tables of some metrics to standard output, and what drawn knobs mattered."""
-    from analysis import frame, render, tables
+    *,
+    to_terminal: bool = True,
+) -> str:
+    """A report in any format but html; it ends with a newline.
 
-    tidy = frame.load(store, planned, metrics, part=None if part is None else part.value)
-    made = [tables.main_table(tidy, metric, ddof=ddof) for metric in metrics]
+    Args:
+        store: Where the records are.
+        planned: The sweep.
+        asked: What it is to hold.
+        format: Of the text.
+        to_terminal: Whether it may be as wide and coloured as standard output is.
+    """
+    from analysis import render
+    from analysis.report import sheets_of
+
+    summary = summary_of(store, planned, asked)
+    if format is TableFormat.json:
+        return render.json_of(summary.tables, summary)
+    if format is TableFormat.csv:
+        return render.csv_kind(summary, asked.tables)
     out = Console()
-    width = out.width if out.is_terminal and format is TableFormat.terminal else None
-    color = out.is_terminal and out.color_system is not None
-    views.write(render.render(made, format.value, width=width, color=color))
-    for_people = format in (TableFormat.terminal, TableFormat.md)
-    if for_people and planned.searches and importance is not Importance.none:
-        lines = _importance(store, planned, importance)
-        listed = [f"- {line}" for line in lines] if format is TableFormat.md else lines
-        views.write("\n".join(listed) + "\n")
+    width = out.width if out.is_terminal and to_terminal else None
+    color = out.is_terminal and out.color_system is not None and to_terminal
+    sheets = sheets_of(summary, asked.tables, per_group=asked.per_group, brief=asked.brief)
+    text = render.write(sheets, format.value, width=width, color=color)
+    if format is TableFormat.tex:
+        return text
+    words = list(summary.answer)
+    if planned.searches and asked.importance is not Importance.none:
+        words += _importance(store, planned, asked.importance)
+    return text + "\n" * bool(sheets) + render.said(words, format.value)
+
+
+def print_report(store: Store, planned: PlannedSweep, metrics: tuple[str, ...]) -> None:
+    """Write what ``report`` says of some metrics to the terminal."""
+    views.write(text_of(store, planned, Asked(metrics), TableFormat.terminal))
+
+
+def page_of(
+    store: Store, planned: PlannedSweep, asked: Asked, *, refresh_s: int | None = None
+) -> str:
+    """One HTML file that holds all of a report."""
+    from analysis.figures import drawings
+    from analysis.page import page
+    from analysis.report import sheets_of
+
+    summary = summary_of(store, planned, asked)
+    sheets = sheets_of(summary, asked.tables, per_group=True)
+    return page(summary.for_people(), sheets, drawings(summary, store), refresh_s=refresh_s)
+
+
+def _write_figures(store: Store, planned: PlannedSweep, asked: Asked, folder: Path) -> None:
+    from analysis.figures import drawings, write
+
+    try:
+        written = write(drawings(summary_of(store, planned, asked), store), folder)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print(f"{len(written)} figures in {folder}" if written else "no figure to draw yet")
+
+
+def _write(target: Path, text: str) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(target, text.encode(errors="backslashreplace"))
+    except OSError as error:
+        raise cannot_write(target, error) from None
 
 
 def _importance(store: Store, planned: PlannedSweep, importance: Importance) -> list[str]:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from hdsweep import views
 from hdsweep.cli_plan import Ready, metrics_of, ready
-from hdsweep.cli_report import TableFormat, print_report
+from hdsweep.cli_report import print_report
 from hdsweep.errors import HdsweepError, SpecError
 from hdsweep.execute import origin_of, record_infeasible
 from hdsweep.planner import State
@@ -81,7 +81,7 @@ def run(
             views.print_json(views.counts(planned, records, opened) | {"ran": len(ran)})
         else:
             first, *others = metrics_of(spec)
-            print_report(opened, planned, [str(first)], 1, TableFormat.terminal)
+            print_report(opened, planned, (str(first),))
             if others:
                 options = shlex.join(part for one in others for part in ("--metric", str(one)))
                 console.print(Text(f"more: hdsweep report {spec.name} {options}", style="dim"))

@@ -546,11 +546,12 @@ def test_json_has_its_documented_keys(store: Store) -> None:
         "sweep", "metric", "definition", "is_rate", "larger_is_better", "ddof", "columns", "rows",
         "searches", "select",
     }  # fmt: skip
-    assert set(made["rows"][0]) == {"arm", "knobs", "cells", "study", "number", "part"}
+    assert set(made["rows"][0]) == {"arm", "knobs", "cells", "study", "number", "part", "cell"}
     assert made["rows"][0]["arm"] == HOSTILE
     cell = made["rows"][0]["cells"][HOSTILE]
     assert cell == {
         "mean": 0.5, "std": None, "n": 1, "planned": 2, "ddof": 1,
+        "best": False, "behind": None,
         "status": {"ok": 1, "failed": 1},
         "missing": [
             {

@@ -1,0 +1,152 @@
+"""Ablation tables: what one or two knobs of an arm do, all else equal.
+
+Over one knob its values go down and metrics across; over two, one goes down, the other across, and
+each metric has a table. Configurations of an arm that differ in further knobs are never averaged:
+each setting of those has tables of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from analysis.best import is_optimistic, marked
+from analysis.frame import MEAN
+from analysis.tables import Cell, Row, Table
+from hdsweep.errors import SpecError, did_you_mean
+from hdsweep.identity import canonical_json
+
+_MOST = 12  # tables of one arm
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """One arm over one or two of its knobs.
+
+    Args:
+        arm: Its name.
+        knobs: One, or the one that goes down and the one that goes across.
+        fixed: Values of its other knobs.
+        down: Values of the first knob, in order.
+        across: Values of the second, in order; names of metrics where there is one knob.
+        cells: By ``down``, then ``across``; None where the sweep has no such configuration.
+        tables: Of the metrics shown: of each that is across, or of the one that two knobs show.
+    """
+
+    arm: str
+    knobs: tuple[str, ...]
+    fixed: Mapping[str, Any]
+    down: tuple[Any, ...]
+    across: tuple[Any, ...]
+    cells: tuple[tuple[Cell | None, ...], ...]
+    tables: tuple[Table, ...]
+
+
+def ablations(
+    tables: Sequence[Table], frame: pd.DataFrame, knobs: Sequence[str] = ()
+) -> tuple[Ablation, ...]:
+    """Of every arm that lists several values of a knob.
+
+    Args:
+        tables: Of the sweep, one per metric.
+        frame: What they were made of.
+        knobs: One or two of them; by default those of arms that sweep no other.
+
+    Raises:
+        SpecError: A knob that no arm lists several values of, or three of them.
+    """
+    if len(knobs) > 2:
+        raise SpecError(f"an ablation is over one knob or two, found {', '.join(knobs)}")
+    found: list[Ablation] = []
+    swept: dict[str, None] = {}
+    for arm in dict.fromkeys(row.arm for table in tables for row in table.rows):
+        rows = [row for row in tables[0].rows if row.arm == arm and not is_optimistic(row)]
+        own = [name for name in _names(rows) if len(_values(rows, name)) > 1]
+        swept |= dict.fromkeys(own)
+        wanted = list(knobs) if knobs else own
+        if not wanted or len(wanted) > 2 or not set(wanted) <= set(own):
+            continue
+        settings: dict[bytes, list[Row]] = {}
+        for row in rows:
+            rest = {name: value for name, value in row.knobs.items() if name not in wanted}
+            settings.setdefault(canonical_json(rest), []).append(row)
+        for alike in list(settings.values())[:_MOST]:
+            found += _over(tables, frame, arm, wanted, alike)
+    for name in knobs:
+        if name not in swept:
+            raise SpecError(
+                f"no arm lists several values of a knob '{name}'{did_you_mean(name, swept)}"
+            )
+    return tuple(found)
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row.knobs))
+
+
+def _values(rows: Sequence[Row], name: str) -> list[Any]:
+    """Values of a knob: numbers in ascending order, before others in the order of the file."""
+    found = {canonical_json(row.knobs[name]): row.knobs[name] for row in rows if name in row.knobs}
+    values = list(found.values())
+    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    return sorted(numbers) + [v for v in values if not any(v is one for one in numbers)]
+
+
+def _over(
+    tables: Sequence[Table],
+    frame: pd.DataFrame,
+    arm: str,
+    knobs: Sequence[str],
+    rows: Sequence[Row],
+) -> list[Ablation]:
+    places = {row.cell for row in rows}
+    fixed = {name: v for name, v in rows[0].knobs.items() if name not in knobs}
+    down = _values(rows, knobs[0])
+    if len(down) < 2:
+        return []
+    own = []
+    for table in tables:
+        kept = replace(table, rows=tuple(row for row in table.rows if row.cell in places))
+        # A metric that was asked for one group only has that column alone.
+        columns = (MEAN,) if MEAN in kept.columns else kept.columns[:1]
+        own.append(marked(replace(kept, columns=columns), frame))
+    if len(knobs) == 1:
+        cells = [
+            tuple(_cell([r for r in t.rows if _has(r, knobs, [value])], t.columns[0]) for t in own)
+            for value in down
+        ]
+        names = tuple(table.metric for table in own)
+        return [Ablation(arm, tuple(knobs), fixed, tuple(down), names, tuple(cells), tuple(own))]
+    across = _values(rows, knobs[1])
+    return [
+        Ablation(
+            arm,
+            tuple(knobs),
+            fixed,
+            tuple(down),
+            tuple(across),
+            tuple(
+                tuple(
+                    _cell([r for r in t.rows if _has(r, knobs, [x, y])], t.columns[0])
+                    for y in across
+                )
+                for x in down
+            ),
+            (t,),
+        )
+        for t in own
+    ]
+
+
+def _has(row: Row, knobs: Sequence[str], values: Sequence[Any]) -> bool:
+    return all(
+        name in row.knobs and canonical_json(row.knobs[name]) == canonical_json(value)
+        for name, value in zip(knobs, values, strict=True)
+    )
+
+
+def _cell(rows: Sequence[Row], column: str) -> Cell | None:
+    return rows[0].cells.get(column) if rows else None

@@ -1,0 +1,84 @@
+"""Which cells of a table are set in bold, and which cannot be told from them.
+
+Bold is the best of what is complete, at the precision that is printed: values that look alike are
+bold alike. One seed, or a mean over fewer seeds than were planned, is never best. What a paired
+test over seeds does not tell from the best gets a dagger; a reader shall not take the bold number
+for the only good one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.compare import holm, paired_p
+from analysis.tables import Cell, Row, Table
+from hdsweep.metrics import parse_metric
+
+_LEVEL = 0.05
+_DIGITS = 4  # of a rate: two decimals of a percentage
+
+
+def marked(table: Table, frame: pd.DataFrame) -> Table:
+    """The table with ``best`` and ``behind`` in its cells, by column.
+
+    Args:
+        table: Of ``main_table``; any of its rows.
+        frame: What it was made of.
+    """
+    if table.larger_is_better is None or len(table.rows) < 2:
+        return table
+    metric = parse_metric(table.metric, (table.metric,)).key
+    rows = frame[frame["metric"] == metric]
+    places = [row.cell for row in table.rows]
+    cells = [dict(row.cells) for row in table.rows]
+    for column in table.columns:
+        by_seed = _by_seed(rows[rows["group"] == column], places)
+        for place, cell in _judged(table, column, by_seed).items():
+            cells[place][column] = cell
+    return replace(
+        table,
+        rows=tuple(replace(row, cells=own) for row, own in zip(table.rows, cells, strict=True)),
+    )
+
+
+def _by_seed(rows: pd.DataFrame, places: list[int]) -> NDArray[np.float64]:
+    """Shape (places, seeds), NaN where there is no value."""
+    wide = rows.pivot_table(
+        index="cell", columns="seed", values="value", dropna=False, aggfunc="first", observed=True
+    )
+    return wide.reindex(places).to_numpy(dtype=np.float64)
+
+
+def _judged(table: Table, column: str, by_seed: NDArray[np.float64]) -> dict[int, Cell]:
+    given = {n: row.cells[column] for n, row in enumerate(table.rows) if column in row.cells}
+    sign = 1.0 if table.larger_is_better else -1.0
+    worth = {
+        n: sign * round(cell.mean, _DIGITS)
+        for n, cell in given.items()
+        if cell.mean is not None and cell.n >= 2 and cell.n == cell.planned
+        if not is_optimistic(table.rows[n])
+    }
+    if not worth:
+        return {}
+    top = max(worth.values())
+    best = [n for n, value in worth.items() if value == top]
+    reference = max(best, key=lambda n: sign * (given[n].mean or 0.0))
+    others = [
+        n
+        for n, cell in given.items()
+        if cell.mean is not None and n not in best and not is_optimistic(table.rows[n])
+    ]
+    p = holm(paired_p(by_seed[others], by_seed[reference])) if others else np.array([])
+    found = {n: replace(given[n], best=True) for n in best}
+    for n, one in zip(others, p, strict=True):
+        found[n] = replace(given[n], behind=bool(one <= _LEVEL))  # NaN, no test, is not behind
+    return found
+
+
+def is_optimistic(row: Row) -> bool:
+    """Whether it was chosen by the values that it shows, as what a search drew."""
+    return row.number is not None and row.part != "confirm"

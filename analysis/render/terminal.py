@@ -1,0 +1,88 @@
+"""Sheets for a terminal.
+
+The layout is our own: a table of 2000 rows takes rich two seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.cells import cell_len
+from rich.style import Style
+
+from analysis.render.plain import visible
+from analysis.sheets import BEST, Sheet, Shown
+
+
+def terminal(sheet: Sheet, width: int | None = None, color: bool = False) -> str:
+    """Columns under each other, numbers lined up.
+
+    Args:
+        sheet: To write.
+        width: Columns of the terminal: a table that is wider is continued below with its other
+            columns, never cut. None writes each row on a line as long as it takes.
+        color: Whether it shows ANSI styles.
+    """
+    columns = list(zip(*sheet.rows, strict=True)) or [()] * len(sheet.header)
+    lined_up = [
+        (_left if place < sheet.left else _right)(visible(name), column)
+        for place, (name, column) in enumerate(zip(sheet.header, columns, strict=True))
+    ]
+    header, *rows = map(list, zip(*lined_up, strict=True))
+    widths = list(map(cell_len, header))
+    bold = [[cell.best for cell in row] for row in sheet.rows]
+
+    def styled(text: str, style: str) -> str:
+        return Style.parse(style).render(text) if color and text else text
+
+    def line(row: Sequence[str], columns: Sequence[int], best: Sequence[bool]) -> str:
+        if not color or not any(best):
+            return "  ".join(row[c] for c in columns).rstrip()
+        return "  ".join(styled(row[c], "bold") if best[c] else row[c] for c in columns).rstrip()
+
+    lines = [styled(visible(sheet.title), "bold"), ""]
+    for shown in _blocks(widths, sheet.left, width):
+        lines.append(styled("  ".join(header[c] for c in shown).rstrip(), "bold"))
+        lines += [line(row, shown, best) for row, best in zip(rows, bold, strict=True)]
+        lines.append("")
+    lines += [styled(visible(text), "dim") for text in sheet.caption]
+    return "\n".join(lines) + "\n"
+
+
+def _space(width: int, text: str) -> str:
+    return " " * (width - cell_len(text))
+
+
+def _left(header: str, cells: Sequence[Shown]) -> list[str]:
+    texts = [header, *(visible(cell.text) for cell in cells)]
+    width = max(map(cell_len, texts))
+    return [text + _space(width, text) for text in texts]
+
+
+def _right(header: str, cells: Sequence[Shown]) -> list[str]:
+    """Values under values: marks, and what follows in parentheses, have a column of their own."""
+    split = []
+    for cell in cells:
+        number, space, rest = visible(cell.text).partition(" (")
+        split.append((number, (BEST if cell.best else "") + cell.mark + space + rest))
+    value = max((cell_len(number) for number, _ in split), default=0)
+    after = max((cell_len(rest) for _, rest in split), default=0)
+    value = max(value, cell_len(header) - after)
+    title = _space(value, header) + header
+    return [
+        title + _space(value + after, title),
+        *(_space(value, number) + number + rest + _space(after, rest) for number, rest in split),
+    ]
+
+
+def _blocks(widths: Sequence[int], left: int, width: int | None) -> Iterator[list[int]]:
+    """Columns of each block that fits the width; all start with the names of the rows."""
+    names = list(range(left))
+    block: list[int] = []
+    for column in range(left, len(widths)):
+        wanted = sum(widths[c] + 2 for c in [*names, *block, column]) - 2
+        if block and width is not None and wanted > width:
+            yield names + block
+            block = []
+        block.append(column)
+    yield names + block
