@@ -25,6 +25,7 @@ from markupsafe import Markup
 
 from analysis.figures.drawing import Drawing, svg
 from analysis.frame import KNOB, MEAN
+from analysis.render.plain import visible
 from analysis.sheets import Kind, Sheet, Shown
 from analysis.summary import Differs, Summary
 from analysis.tables import UNDEFINED
@@ -84,7 +85,7 @@ def page(
     css = _inlined("page.css")
     figures = [_figure(drawing) for drawing in drawings]
     parts = [part for part in _parts(summary, sheets, figures) if part]
-    serious = [_differs(one) for one in summary.differs if one.serious]
+    serious = [one for one in summary.differs if one.serious]
     sections = [
         ("verdict", "Verdict"),
         *((part["id"], part["title"]) for part in parts),
@@ -102,7 +103,9 @@ def page(
         script=Markup(script),  # noqa: S704 - our own file
         sections=sections,
         parts=parts,
-        serious=serious,
+        serious=[_differs(one) for one in serious],
+        # What the warning says is not said again right below it.
+        answer=[a for a in summary.answer if not any(one.text in a for one in serious)],
         differs=[_differs(one) for one in summary.differs],
         done=_done(summary),
         most=_MOST_MISSING,
@@ -145,11 +148,7 @@ def _policy(css: str, script: str, *, served: bool) -> str:
 
 def _visible(value: object) -> object:
     """Of every value in the page: control characters and invisible marks as escapes."""
-    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
-        return value
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in value
-    )
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 # --- tables and figures ---------------------------------------------------------------------------
@@ -167,13 +166,25 @@ def _parts(
         if kind == "comparison" and not tables and summary.comparisons.why_none:
             lead = [summary.comparisons.why_none]
         if tables or lead:
-            yield _part(anchor, title, lead=lead, tables=tables)
+            yield _part(anchor, title, lead=lead, tables=tables, shared=_shared(tables))
     if figures:
         yield _part("figures", "Figures", figures=figures)
 
 
 def _part(anchor: str, title: str, **content: Any) -> dict[str, Any]:
-    return {"id": anchor, "title": title, "lead": [], "tables": [], "figures": [], **content}
+    empty: dict[str, Any] = {"lead": [], "tables": [], "shared": [], "figures": []}
+    return {"id": anchor, "title": title, **empty, **content}
+
+
+def _shared(tables: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Take from the captions what all of them say: it is said once, below the last."""
+    if len(tables) < 2:
+        return []
+    first, *others = (table["caption"] for table in tables)
+    shared = [line for line in first if not line[1] and all(line in one for one in others)]
+    for table in tables:
+        table["caption"] = [line for line in table["caption"] if line not in shared]
+    return shared
 
 
 def _table(sheet: Sheet, anchor: str, summary: Summary) -> dict[str, Any]:
@@ -339,7 +350,7 @@ def _missing(frame: pd.DataFrame) -> list[dict[str, Any]]:
     seeds: dict[tuple[str, str, str], list[int]] = {}
     for row in lacking.to_dict("records"):
         named = {k.removeprefix(KNOB): row[k] for k in knobs if row[k] is not pd.NA}
-        number = None if row["number"] is pd.NA else int(row["number"])
+        number = None if pd.isna(row["number"]) else int(row["number"])
         status = UNDEFINED if row["status"] == "ok" else str(row["status"])
         key = (cell_name(str(row["arm"]), named, number), status, str(row["reason"]))
         of_key = seeds.setdefault(key, [])
