@@ -17,6 +17,7 @@ from analysis.figures.style import (
     legend,
     literal,
     looks,
+    number_ticks,
     panels,
     plain_ticks,
     slug,
@@ -38,7 +39,6 @@ MOST_PANELS = 6
 _MOST_METRICS = 4
 _MOST_KNOBS = 4
 _MOST_NAMES = 12  # on an axis
-_MOST_TICKS = 9
 _MOST_SEEDS = 600  # points of single seeds in a figure
 
 
@@ -140,7 +140,7 @@ def _draw(view: View, knob: str, metric: Shown, lines: Sequence[_Line]) -> Drawi
                     label.set_rotation_mode("anchor")
             axis.set_xlim(-0.6, len(names) - 0.4)
         else:
-            _number_ticks(axis, [float(v) for line in kept for v in line.at], log=log)
+            number_ticks(axis.xaxis, [float(v) for line in kept for v in line.at], log=log)
         plain_ticks(axis.yaxis)
     figure.supylabel(literal(metric.label), fontsize=9)
     legend(figure, list(handles.values()), list(handles))
@@ -228,17 +228,6 @@ def _marks(
             elinewidth=1.2, capsize=3,
         )  # fmt: skip
     return axis.plot(at, mean, linestyle="", marker=look.marker, color=look.color, markersize=6)[0]
-
-
-def _number_ticks(axis: Axes, values: Sequence[float], *, log: bool) -> None:
-    """Ticks where the knob has its values, if these are few and lie apart."""
-    ticks = sorted(set(values))
-    place = np.log(ticks) if log else np.asarray(ticks)
-    span = float(place[-1] - place[0])
-    if span == 0 or (len(ticks) <= _MOST_TICKS and np.diff(place).min() >= 0.07 * span):
-        plain_ticks(axis.xaxis, ticks=ticks)
-    else:
-        plain_ticks(axis.xaxis, log=log)
 
 
 def _caption(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from analysis.figures.drawing import Drawing
 from analysis.figures.style import legend, literal, looks, panels, plain_ticks, slug
-from analysis.figures.view import Configuration, View, seeds_text
+from analysis.figures.view import LARGEST, Configuration, View, seeds_text
 from hdsweep.curve import read_points
 from hdsweep.store import Store
 
@@ -45,7 +45,8 @@ def _series(points: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
     for point in points:
         for name, value in point.items():
             if name not in ("step", "time_s"):
-                found.setdefault(name, {})[float(point["step"])] = float(value)
+                shown = value if abs(value) <= LARGEST else np.nan
+                found.setdefault(name, {})[float(point["step"])] = shown
     series = {
         name: np.array([list(of_name), list(of_name.values())]) for name, of_name in found.items()
     }
@@ -100,7 +101,7 @@ def _draw(
                     *mean, **look.curve(marker=look.marker, markevery=every, linewidth=1.5)
                 )[0]
         values = np.concatenate([*finite, np.empty(0)])
-        log = bool(len(values) and values.min() > 0 and values.max() > 30 * values.min())
+        log = bool(len(values) and values.min() > 1 / LARGEST and values.max() > 30 * values.min())
         if log:
             axis.set_yscale("log")
             logs.append(name)

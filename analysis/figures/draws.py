@@ -22,6 +22,7 @@ from analysis.figures.style import (
     legend,
     literal,
     number,
+    number_ticks,
     panels,
     plain_ticks,
     slug,
@@ -128,7 +129,7 @@ def _slices(
             if max(map(len, scale.names)) > 5:
                 axis.tick_params(axis="x", rotation=35)
         else:
-            plain_ticks(axis.xaxis, log=scale.log)
+            number_ticks(axis.xaxis, at, log=scale.log)
         plain_ticks(axis.yaxis)
         axis.set_xlabel(literal(knob, 30))
     figure.supylabel(literal(metric.label), fontsize=9)

@@ -24,7 +24,7 @@ from analysis.figures.style import (
     plain_ticks,
     slug,
 )
-from analysis.figures.view import Configuration, View, seeds_text
+from analysis.figures.view import LARGEST, Configuration, View, seeds_text
 from hdsweep.errors import StoreError, UndefinedMetric
 from hdsweep.roc import Roc, roc
 from hdsweep.store import Store
@@ -58,7 +58,8 @@ def scores(view: View, store: Store) -> list[Drawing]:
     drawn = [one for one in shown if one.cell in read]
     if not drawn:
         return []
-    lost = f" Predictions of {unreadable} trials cannot be read." if unreadable else ""
+    trials = "trial" if unreadable == 1 else "trials"
+    lost = f" Predictions of {unreadable} {trials} cannot be read." if unreadable else ""
     how = view.how_chosen(shown)
     groups = [g for g in view.groups if any(g in s for of in read.values() for s in of)]
     found_roc = _roc(view, drawn, read, groups, f"{how}{lost}".strip())
@@ -208,7 +209,7 @@ def _histograms(
     for place, axis in enumerate(axes):
         one, group = pair[place // len(shown)], shown[place % len(shown)]
         label, score = pooled[one.cell][group]
-        finite = np.isfinite(score)
+        finite = np.abs(score) <= LARGEST
         dropped += int((~finite).sum())
         label, score = label[finite], score[finite]
         if len(score):
@@ -244,7 +245,7 @@ def _histograms(
     if len(shown) < len(groups):
         caption += f" Shown are {len(shown)} of {len(groups)} groups."
     if dropped:
-        caption += f" {dropped} scores that are not finite are left out."
+        caption += f" {dropped} scores that are NaN or infinite are left out."
     return Drawing(
         name=slug("scores"),
         title="Scores by group",

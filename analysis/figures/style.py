@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 _LONGEST = 46  # characters of a name in a legend; two fit side by side
 _COLUMNS = 3
+_MOST_TICKS = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +106,25 @@ def plain_ticks(
         axis.set_ticks(list(ticks))
         axis.set_ticks([], minor=True)
     elif log:
-        axis.set_major_locator(LogLocator(numticks=6))
+        low, high = axis.get_view_interval()
+        between = (1.0,) if high > 200 * low else (1.0, 2.0, 5.0)
+        axis.set_major_locator(LogLocator(subs=between, numticks=7))
     else:
         axis.set_major_locator(MaxNLocator(most))
         return
     axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     axis.set_minor_formatter(NullFormatter())
+
+
+def number_ticks(axis: Any, values: Sequence[float], *, log: bool) -> None:
+    """Ticks where the values are, if these are few and lie apart; else as usual."""
+    ticks = sorted(set(values))
+    place = np.log(ticks) if log else np.asarray(ticks)
+    span = float(place[-1] - place[0])
+    if span == 0 or (len(ticks) <= _MOST_TICKS and np.diff(place).min() >= 0.07 * span):
+        plain_ticks(axis, ticks=ticks)
+    else:
+        plain_ticks(axis, log=log)
 
 
 def legend(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from hdsweep.planned import cell_name
 
 Values = NDArray[np.float64]
 
+LARGEST = 1e100  # beyond it, an axis overflows where it adds its margins
 COVERAGE = 0.95
 INTERVAL = "95 % confidence interval of the mean by Student's t"
 
@@ -205,7 +206,7 @@ def _configurations(frame: pd.DataFrame) -> tuple[Configuration, ...]:
 def _shown(frame: pd.DataFrame, metric: str) -> Shown:
     parsed = parse_metric(metric, (metric,))
     rate = parsed.definition is not None
-    rows = frame[(frame["metric"] == metric) & np.isfinite(frame["value"].astype(float))]
+    rows = frame[(frame["metric"] == metric) & (frame["value"].abs() <= LARGEST)]
     values: dict[str, Mapping[int, Values]] = {}
     for group in rows["group"].cat.categories:
         of_group = rows[rows["group"] == group]
@@ -249,11 +250,9 @@ def seeds_text(counts: Iterable[int]) -> str:
 
 def is_number(value: object) -> bool:
     """Whether it has a place on an axis."""
-    return (
-        isinstance(value, int | float | np.number)
-        and not isinstance(value, bool)
-        and bool(np.isfinite(value))
-    )
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= LARGEST  # also of integers that no float holds
 
 
 def is_geometric(values: Sequence[float]) -> bool:
@@ -263,7 +262,7 @@ def is_geometric(values: Sequence[float]) -> bool:
     evenly on one of the two axes, and there the middle one is in the middle.
     """
     found = np.unique(np.asarray(values, dtype=np.float64))
-    if len(found) < 3 or found[0] <= 0:
+    if len(found) < 3 or found[0] < 1 / LARGEST:
         return False
     ratios = found[1:] / found[:-1]
     if ratios.min() >= 1.5 and np.allclose(ratios, ratios[0], rtol=0.01):
