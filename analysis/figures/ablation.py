@@ -17,9 +17,10 @@ from analysis.figures.style import (
     legend,
     literal,
     looks,
+    metric_axis,
+    name_ticks,
     number_ticks,
     panels,
-    plain_ticks,
     slug,
 )
 from analysis.figures.view import (
@@ -131,17 +132,10 @@ def _draw(view: View, knob: str, metric: Shown, lines: Sequence[_Line]) -> Drawi
             axis.set_xscale("log")
     for axis in axes:
         if names:
-            plain_ticks(axis.xaxis, ticks=range(len(names)))
-            axis.set_xticks(range(len(names)), [literal(n, 16) for n in names])
-            if max(map(len, names)) > 5 and len(names) > 3:
-                axis.tick_params(axis="x", rotation=35)
-                for label in axis.get_xticklabels():
-                    label.set_horizontalalignment("right")
-                    label.set_rotation_mode("anchor")
-            axis.set_xlim(-0.6, len(names) - 0.4)
+            name_ticks(axis, names)
         else:
             number_ticks(axis.xaxis, [float(v) for line in kept for v in line.at], log=log)
-        plain_ticks(axis.yaxis)
+        metric_axis(axis, is_rate=metric.is_rate)
     figure.supylabel(literal(metric.label), fontsize=9)
     legend(figure, list(handles.values()), list(handles))
     return Drawing(
@@ -249,7 +243,8 @@ def _caption(
     if log:
         words.append("The axis of the knob is logarithmic.")
     if len(kept) < len(lines):
-        words.append(f"Shown are the best {len(kept)} of {len(lines)} lines.")
+        best = "highest" if metric.larger_is_better is None else "best"
+        words.append(f"Shown are the {best} {len(kept)} of {len(lines)} lines.")
     if len(metric.places) > MOST_PANELS:
         words.append(f"Shown are {MOST_PANELS} of {len(metric.places)} groups.")
     values = len({str(v) for line in kept for v in line.at})

@@ -21,6 +21,8 @@ from analysis.figures.style import (
     LOOKS,
     legend,
     literal,
+    metric_axis,
+    name_ticks,
     number,
     number_ticks,
     panels,
@@ -124,13 +126,10 @@ def _slices(
         if scale.log:
             axis.set_xscale("log")
         if scale.names:
-            axis.set_xticks(range(len(scale.names)), [literal(n, 12) for n in scale.names])
-            axis.set_xlim(-0.5, len(scale.names) - 0.5)
-            if max(map(len, scale.names)) > 5:
-                axis.tick_params(axis="x", rotation=35)
+            name_ticks(axis, scale.names)
         else:
             number_ticks(axis.xaxis, at, log=scale.log)
-        plain_ticks(axis.yaxis)
+        metric_axis(axis, is_rate=metric.is_rate)
         axis.set_xlabel(literal(knob, 30))
     figure.supylabel(literal(metric.label), fontsize=9)
     legend(figure, list(handles.values()), list(handles))

@@ -117,8 +117,8 @@ def _diagram(
         axis.text(tick, 0.16, str(tick), ha="center", va="bottom", fontsize=8)
     axis.plot([1, 1 + min(apart, count - 1)], [0.66, 0.66], color="black", linewidth=1.2,
               marker="|")  # fmt: skip
-    axis.text(1 + min(apart, count - 1), 0.66, f"  CD = {apart:.2f}", ha="left", va="center",
-              fontsize=8)  # fmt: skip
+    axis.text(1 + min(apart, count - 1) + 0.03 * count, 0.66, f"CD = {apart:.2f}", ha="left",
+              va="center", fontsize=8)  # fmt: skip
     for row, (start, end) in enumerate(bars):
         y = -0.2 - 0.16 * row
         axis.plot([start - 0.03, end + 0.03], [y, y], color="black", linewidth=3,
@@ -134,7 +134,8 @@ def _diagram(
         axis.plot([rank], [0], marker=look.marker, color=look.color, clip_on=False)
         name = literal(one.label, 30)
         axis.text(
-            end, y, f"{name} {rank:.2f} " if is_left else f" {rank:.2f} {name}",
+            end + (-0.02 if is_left else 0.02) * count, y,
+            f"{name} {rank:.2f}" if is_left else f"{rank:.2f} {name}",
             ha="right" if is_left else "left", va="center", fontsize=8,
         )  # fmt: skip
     return figure

@@ -228,7 +228,7 @@ def _histograms(
         if place < len(shown) and len(view.groups) > 1:
             axis.set_title(literal(group, 24))
         if place % len(shown) == 0:
-            axis.set_ylabel(literal(one.label, 26), fontsize=8)
+            axis.set_ylabel(literal(one.label, 22), fontsize=8)
     figure.supylabel("items of the class (%)", fontsize=9)
     marks = [
         Patch(facecolor=NORMAL, alpha=0.45, edgecolor=NORMAL),

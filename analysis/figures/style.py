@@ -127,6 +127,25 @@ def number_ticks(axis: Any, values: Sequence[float], *, log: bool) -> None:
         plain_ticks(axis, log=log)
 
 
+def name_ticks(axis: Axes, names: Sequence[str]) -> None:
+    """Names side by side along the x-axis, aslant where they would touch."""
+    axis.set_xticks(range(len(names)), [literal(name, 16) for name in names])
+    if max(map(len, names)) > 5 and len(names) > 3:
+        axis.tick_params(axis="x", rotation=35)
+        for label in axis.get_xticklabels():
+            label.set_horizontalalignment("right")
+            label.set_rotation_mode("anchor")
+    axis.set_xlim(-0.6, len(names) - 0.4)
+
+
+def metric_axis(axis: Axes, *, is_rate: bool) -> None:
+    """Finish a y-axis of a metric; one in percent shows no more than there is."""
+    if is_rate:  # the band of two seeds goes far beyond
+        low, high = axis.get_ylim()
+        axis.set_ylim(max(low, -2.0), min(high, 102.0))
+    plain_ticks(axis.yaxis)
+
+
 def legend(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:
     """Names below the panels, in as many columns as they leave room for."""
     if not handles:
@@ -134,4 +153,6 @@ def legend(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None
     shown = [literal(name) for name in names]
     room = figure.get_figwidth() * 11  # characters of the legend's size, marks and gaps aside
     columns = max(1, min(len(shown), int(room // (max(map(len, shown)) + 6)), 4))
+    rows = math.ceil(len(shown) / columns)
+    figure.set_figheight(figure.get_figheight() + 0.17 * (rows - 1))  # not at the panels' cost
     figure.legend(list(handles), shown, loc="outside lower center", ncols=columns, handlelength=3.2)

@@ -74,9 +74,14 @@ class Shown:
     larger_is_better: bool | None
     values: Mapping[str, Mapping[int, Values]]
 
+    @property
+    def is_rate(self) -> bool:
+        """Whether values are in percent."""
+        return self.larger_is_better is not None
+
     def text(self, value: float) -> str:
         """A value for people, with the digits that tables have."""
-        return f"{value:.4g}" if self.label == self.key else f"{value:.2f}"
+        return f"{value:.2f}" if self.is_rate else f"{value:.4g}"
 
     @property
     def places(self) -> list[str]:
