@@ -94,8 +94,8 @@ def page_of(store: Store, sweep: PlannedSweep, refresh_s: float | None, version:
 
     summary = summarize(store, sweep)
     return page(
-        summary,
-        sheets_of(summary),
+        summary.for_people(),
+        sheets_of(summary, per_group=True),
         drawings(summary, store),
         refresh_s=refresh_s,
         version=version,
