@@ -26,7 +26,7 @@ class Unit:
     def signed(self, value: float, decimals: int) -> str:
         """A difference without its unit; zero has no sign."""
         text = f"{self._scaled(value):+.{decimals}f}"
-        return text[1:] if float(text) == 0 else text
+        return text if text.strip("+-0.") else text[1:]
 
     def exactly(self, value: float) -> str:
         """A difference that does not vary, with its sign and unit."""
@@ -34,11 +34,15 @@ class Unit:
         text = text[1:] if float(text) == 0 else text
         return text + (" points" if self.is_rate else "")
 
-    def size(self, value: float, decimals: int | None = None) -> str:
-        """How large a difference is, with its unit; two significant digits by default."""
+    def declared(self, margin: float) -> str:
+        """A margin as somebody wrote it, with its unit."""
+        text = f"{self._scaled(margin):.6g}"
+        return text + (" point" if text == "1" else " points") * self.is_rate
+
+    def size(self, value: float) -> str:
+        """How large a difference is, in two significant digits, with its unit."""
         shown = abs(self._scaled(value))
-        text = f"{shown:.{decimals_of(shown) if decimals is None else decimals}f}"
-        return text + (f" point{'' if float(text) == 1 else 's'}" if self.is_rate else "")
+        return f"{shown:.{decimals_of(shown)}f}" + (" points" if self.is_rate else "")
 
     def interval(self, difference: float, low: float, high: float, coverage: float) -> str:
         """As in ``+0.91 points, 95 % CI [+0.63, +1.20]``."""
@@ -158,7 +162,9 @@ class Case:
             if self.p_tost_holm is None
             else f" (two one-sided tests, {p_text(self.p_tost_holm)})"
         )
-        return f"the margin of {self.unit.size(self.margin or 0.0)}{p}"
+        return (
+            f"the margin of {self.unit.declared(self.margin or 0.0)} (two one-sided tests, p = {p})"
+        )
 
     def _shown(self, difference: float, p: float) -> str:
         """What so many seeds could have shown, and how many would show what was wanted."""
@@ -167,7 +173,7 @@ class Case:
         text = f"{self.pair.n} seeds could show {self.unit.size(self.detectable or 0.0)}"
         what = "this difference"
         if self.margin is not None:
-            what = f"the margin of {self.unit.size(self.margin)}"
+            what = f"the margin of {self.unit.declared(self.margin)}"
         elif difference == 0:
             return text
         if self.needed is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,35 +16,19 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.compare import Paired, Pairs, holm, optional, pairs
-from analysis.frame import SKIPPED
+from analysis.frame import MEAN, SKIPPED
 from analysis.pairing import Matrix, NoBaseline, configurations, find_baseline, matrix
 from analysis.power import detectable, seeds_needed, smallest_margin, tost
 from analysis.reasons import CHOSEN, Case, Unit, Verdict
-from hdsweep.metrics import parse_metric
+from analysis.testset import Asked, ImageNoise, image_noise
+from hdsweep.metrics import POOLED, parse_metric
+from hdsweep.store import Store
 
 __all__ = ["Comparison", "Comparisons", "Family", "ImageNoise", "Verdict", "compare"]
 
 Floats = NDArray[np.float64]
 
 Family = Literal["aggregate", "per group"]
-
-
-@dataclass(frozen=True, slots=True)
-class ImageNoise:
-    """How far the difference may be due to the test items that happen to be in the test set.
-
-    Args:
-        method: ``paired DeLong`` or ``stratified bootstrap (B = 1000)``.
-        se: Standard error of the difference over test items, the trained models given.
-        ci_low, ci_high: 95 % interval of the difference.
-        items: How many test items.
-    """
-
-    method: str
-    se: float
-    ci_low: float
-    ci_high: float
-    items: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +121,7 @@ def compare(
     margins: Mapping[str, float] | None = None,
     directions: Mapping[str, bool] | None = None,
     alpha: float = 0.05,
+    store: Store | None = None,
 ) -> Comparisons:
     """Compare every configuration with the baseline, by metric and group.
 
@@ -149,9 +134,11 @@ def compare(
         margins: Metric without group -> difference that does not matter, in the metric's unit.
         directions: Whether larger is better, of scalars: only their method knows.
         alpha: Level of tests, and 1 - coverage of intervals.
+        store: Where predictions are, for the noise of the test items; by default it is left out.
 
     Raises:
         SpecError: No configuration has the name of the baseline.
+        StoreError: Predictions cannot be read.
     """
     known = configurations(frame)
     try:
@@ -162,6 +149,8 @@ def compare(
     declared = [(margins or {}).get(metric, math.nan) for metric in data.metrics]
     tests = _Tests.of(data, np.array(declared), alpha)
     rows = _rows(data, tests, _directions(data.metrics, directions or {}), alpha)
+    if store is not None:
+        rows = _with_noise(rows, frame, known[base].cell, alpha, store)
     return Comparisons(
         baseline=known[base].name,
         baseline_cell=known[base].cell,
@@ -292,6 +281,27 @@ def _rows(
             )
         )
     return tuple(rows)
+
+
+def _with_noise(
+    rows: tuple[Comparison, ...], frame: pd.DataFrame, base: int, alpha: float, store: Store
+) -> tuple[Comparison, ...]:
+    trials: dict[int, dict[int, str]] = {}
+    planned = frame.drop_duplicates(["cell", "seed"])
+    for cell, seed, trial in zip(planned["cell"], planned["seed"], planned["trial"], strict=True):
+        trials.setdefault(int(cell), {})[int(seed)] = trial
+    asked = [
+        Asked(row.metric, row.group, row.cell, row.seeds, row.paired.difference or 0.0)
+        for row in rows
+    ]
+    groups = [group for group in frame["group"].cat.categories if group not in (POOLED, MEAN)]
+    found = image_noise(store, asked, trials, base, groups, alpha=alpha)
+    return tuple(
+        replace(row, images_why=noise, images=None)
+        if isinstance(noise, str)
+        else replace(row, images_why="", images=noise)
+        for row, noise in zip(rows, found, strict=True)
+    )
 
 
 class _Seeds:
