@@ -339,6 +339,31 @@ def test_many_configurations_are_cut_to_the_baseline_and_the_best_and_the_captio
     assert "topk q=1" not in names
 
 
+def test_knobs_that_depend_on_each_other_make_no_curve_of_single_points(store: Store) -> None:
+    settings: list[Knobs] = [{"kind": "a"}, {"kind": "b", "g": 1}, {"kind": "b", "g": 2}]
+    cells = [cell("x", knobs, (1, 2)) for knobs in settings]
+    for one in cells:
+        for seed in (1, 2):
+            keep(store, "x", seed, one.knobs, 1.0)
+    found = drawings(summary(store, planned(cells), baseline=None), None)
+    assert [d.name for d in found] == ["ablation-g-auroc"]
+
+
+def test_configurations_that_a_search_chose_to_confirm_make_no_curve(store: Store) -> None:
+    settings: list[Knobs] = [{"lr": 0.1, "q": 3}, {"lr": 0.2, "q": 4}]
+    cells = [
+        cell("x", knobs, (1, 2), study="k" * 20, number=number, part="confirm")
+        for number, knobs in enumerate(settings)
+    ]
+    for one in cells:
+        for seed in (1, 2):
+            keep(store, "x", seed, one.knobs, 1.0)
+    sweep = replace(planned(cells), confirm=(1, 2), select="mean auroc")
+    found = drawings(summary(store, sweep, baseline=None), store)
+    assert [d.kind for d in found] == ["roc", "scores", "curves"]
+    assert [t.get_text() for t in found[0].figure.legends[0].get_texts()] == ["x #0", "x #1"]
+
+
 # --- little to show -------------------------------------------------------------------------------
 
 

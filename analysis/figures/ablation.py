@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,7 @@ class _Line:
 
 def ablations(view: View) -> list[Drawing]:
     """A figure per knob with several values and per metric, a panel per group."""
-    listed = [c for c in view.configurations if not c.drawn]
+    listed = [c for c in view.configurations if c.listed]
     found = []
     for knob in varied(listed)[:_MOST_KNOBS]:
         lines = _lines(listed, knob)
@@ -89,10 +89,23 @@ def _lines(configurations: Iterable[Configuration], knob: str) -> list[_Line]:
             others = {name: value for name, value in one.knobs.items() if name != knob}
             name = cell_name(one.arm, others)
             together.setdefault((one.arm, name), []).append(one)
+    several = {arm for (arm, _), cells in together.items() if len(cells) > 1}
     return [
         _Line(name, tuple(c.cell for c in cells), tuple(c.knobs[knob] for c in cells))
-        for (_, name), cells in together.items()
+        for (arm, name), cells in together.items()
+        if len(cells) > 1 or _alone(together, arm, several)
     ]
+
+
+def _alone(
+    together: Mapping[tuple[str, str], Sequence[Configuration]], arm: str, several: Container[str]
+) -> bool:
+    """Whether an arm's only point may stand beside the lines of others.
+
+    Where several of its points differ in other knobs too, as knobs that depend on each other do,
+    none of them says what this knob does.
+    """
+    return bool(several) and sum(of == arm for of, _ in together) == 1
 
 
 def _of(values: Any, cell: int) -> Values:

@@ -22,7 +22,7 @@ def heatmaps(view: View) -> list[Drawing]:
     """A figure per arm with two swept knobs and per metric."""
     found = []
     for arm in dict.fromkeys(c.arm for c in view.configurations):
-        cells = [c for c in view.configurations if c.arm == arm and not c.drawn]
+        cells = [c for c in view.configurations if c.arm == arm and c.listed]
         knobs = varied(cells)
         if len(knobs) != 2:
             continue

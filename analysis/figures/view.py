@@ -53,6 +53,11 @@ class Configuration:
         return cell_name(self.arm, self.knobs, self.number)
 
     @property
+    def listed(self) -> bool:
+        """Whether the file names it: values that a search drew make no curve."""
+        return self.number is None
+
+    @property
     def label(self) -> str:
         """Where there is little room: what was drawn by its number alone."""
         return self.name if self.number is None else cell_name(self.arm, {}, self.number)
