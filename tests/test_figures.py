@@ -235,6 +235,27 @@ def test_a_search_is_shown_by_knob_and_as_parallel_lines_without_what_lacks_a_se
     assert scaled.max() == pytest.approx(1, abs=1e-9)
 
 
+def test_a_search_whose_choice_is_confirmed_is_shown_on_the_seeds_it_chose_by(store: Store) -> None:
+    sweep = searched(store)
+    store.put_sweep(replace(sweep, cells=(), confirm=(3, 4), select="mean auroc"), b"")
+    key = sweep.searches[0].key
+    for one in sweep.cells[1:]:
+        ids = {str(seed): trial_id for seed, trial_id in one.trials.items()}
+        event = {"event": "asked", "study": key, "number": one.number, "arm": "tuned",
+                 "knobs": one.knobs, "cell": one.knobs, "trials": ids}  # fmt: skip
+        store.decide("figures", event)
+    best = sweep.cells[-1]
+    ids = {str(seed): trial("tuned", seed, best.knobs).id for seed in (3, 4)}
+    event = {"event": "chosen", "arm": "tuned", "knobs": best.knobs, "trials": ids, "why": "best"}
+    store.decide("figures", event)
+    for seed in (3, 4):
+        keep(store, "tuned", seed, best.knobs, 2.0)
+    found = by_kind(drawings(summary(store, store.sweep(), baseline=None), store))
+    assert "11 of 12 drawn configurations" in found["draws"].caption
+    assert "on the seeds to choose by" in found["draws"].caption
+    assert [t.get_text() for t in found["roc"].figure.legends[0].get_texts()] == ["tuned #11"]
+
+
 def test_the_front_is_what_nothing_else_beats_in_both(store: Store) -> None:
     seeds = (1, 2)
     cells = [cell("a", {"k": k}, seeds) for k in range(4)]
@@ -583,5 +604,5 @@ def test_what_is_chosen_puts_a_complete_configuration_before_a_luckier_one_witho
     for one, seeds in zip(cells, ((1, 2), (1,), (1, 2)), strict=True):
         for seed in seeds:
             keep(store, "a", seed, one.knobs, 5.0 if len(seeds) == 1 else 0.5)
-    view = look(summary(store, planned(cells), baseline=None))
+    view = look("s", summary(store, planned(cells)).frame)
     assert [c.knobs["k"] for c in view.chosen(2)] == [0, 2]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pandas as pd
+
 from analysis.figures.ablation import ablations
 from analysis.figures.curves import curves
 from analysis.figures.drawing import Drawing, Kind, pdf, settings, svg, write
@@ -16,8 +18,10 @@ from analysis.figures.heatmaps import heatmaps
 from analysis.figures.ranks import ranks
 from analysis.figures.scores import scores
 from analysis.figures.tradeoffs import tradeoffs
-from analysis.figures.view import look
+from analysis.figures.view import View, look
+from analysis.frame import load
 from analysis.summary import Summary
+from hdsweep.errors import StoreError
 from hdsweep.store import Store
 
 __all__ = ["Drawing", "Kind", "drawings", "pdf", "svg", "write"]
@@ -33,15 +37,31 @@ def drawings(summary: Summary, store: Store | None) -> list[Drawing]:
     Returns:
         In the order in which a reader wants them; none where no trial has a value.
     """
-    view = look(summary)
+    view = look(summary.sweep, summary.frame, summary.comparisons.baseline_cell)
     if not view.metrics:
         return []
     with settings():
-        found = [*ablations(view), *heatmaps(view), *draws(view)]
+        found = [*ablations(view), *heatmaps(view), *_searches(view, summary.frame, store)]
         if store is not None:
             found += [*scores(view, store), *curves(view, store)]
         found += [*tradeoffs(view, summary.costs), *ranks(view)]
     return _named_apart(found)
+
+
+def _searches(view: View, frame: pd.DataFrame, store: Store | None) -> list[Drawing]:
+    """What searches drew; where others are reported, on the seeds that these were chosen by."""
+    if not frame.attrs.get("select"):
+        return draws(view)
+    if store is None:
+        return []
+    try:
+        sweep = store.sweep(view.sweep)
+    except StoreError:  # it is not that of the report
+        return []
+    metric = [view.metrics[0].key]
+    return draws(
+        look(view.sweep, load(store, sweep, metric, part="select")), ", on the seeds to choose by"
+    )
 
 
 def _named_apart(found: list[Drawing]) -> list[Drawing]:

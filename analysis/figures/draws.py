@@ -44,8 +44,13 @@ _MOST_DRAWN = 300  # lines or points of a study
 _MOST_AXES = 7
 
 
-def draws(view: View) -> list[Drawing]:
-    """Of each study and the first metric: a panel per drawn knob, and parallel axes from two on."""
+def draws(view: View, seeds: str = "") -> list[Drawing]:
+    """Of each study and the first metric: a panel per drawn knob, and parallel axes from two on.
+
+    Args:
+        view: Of the sweep.
+        seeds: Which seeds they are, in words; empty where there are no others.
+    """
     found = []
     if not view.metrics:
         return []
@@ -59,7 +64,7 @@ def draws(view: View) -> list[Drawing]:
         if len(cells) < 2 or not knobs:
             continue
         kept = _best(cells, metric)
-        words = _words(drawn, cells, kept, metric)
+        words = _words(drawn, cells, kept, metric) + seeds
         arm = cells[0].arm
         parts = [arm, metric.key, *([str(place)] if len(studies) > 1 else [])]
         found.append(_slices(view, metric, kept, knobs, parts, words))

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from analysis.frame import KNOB, MEAN
-from analysis.summary import Summary
 from hdsweep.metrics import POOLED, parse_metric
 from hdsweep.planned import cell_name
 
@@ -157,18 +156,22 @@ class View:
         )
 
 
-def look(summary: Summary) -> View:
-    """Read what figures need from a report."""
-    frame = summary.frame
+def look(sweep: str, frame: pd.DataFrame, baseline: int | None = None) -> View:
+    """Read what figures need of a sweep.
+
+    Args:
+        sweep: Its name.
+        frame: As ``analysis.frame.load`` returns it.
+        baseline: Cell of the frame that others are compared with.
+    """
     metrics = [] if frame.empty else list(map(str, frame["metric"].cat.categories))
     configurations = _configurations(frame)
-    chosen = summary.comparisons.baseline_cell
     groups = [] if frame.empty else [str(g) for g in frame["group"].cat.categories]
     shown = [_shown(frame, metric) for metric in metrics]
     return View(
-        sweep=summary.sweep,
+        sweep=sweep,
         configurations=configurations,
-        baseline=next((c for c in configurations if c.cell == chosen), None),
+        baseline=next((c for c in configurations if c.cell == baseline), None),
         metrics=tuple(m for m in shown if any(map(len, m.values.values()))),
         groups=tuple(g for g in groups if g not in (MEAN, POOLED)),
     )
