@@ -26,7 +26,7 @@ class Ranking:
     """Items of one group by descending score.
 
     Args:
-        order: Shape (n,).
+        order: Shape (n,), columns of the counts.
         last: Shape (k,), of each distinct score the position of its last item in ``order``.
         is_anomaly: Shape (n,), in ``order``.
         threshold: Shape (k,), the distinct scores.
@@ -38,12 +38,21 @@ class Ranking:
     threshold: Floats
 
     @classmethod
-    def of(cls, is_anomaly: Bools, score: Floats) -> Ranking:
-        """Rank items; both of shape (n,), no score is NaN."""
+    def of(
+        cls, is_anomaly: Bools, score: Floats, column: NDArray[np.intp] | None = None
+    ) -> Ranking:
+        """Rank items.
+
+        Args:
+            is_anomaly: Shape (n,).
+            score: Shape (n,), without NaN.
+            column: Shape (n,), where counts of the items will stand; by default as they are here.
+        """
         order = np.argsort(-score, kind="stable")
         value = score[order]
         last = np.append(np.flatnonzero(value[1:] != value[:-1]), len(value) - 1)
-        return cls(order, last, is_anomaly[order], value[last])
+        where = order if column is None else column[order]
+        return cls(where, last, is_anomaly[order], value[last])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +85,21 @@ def evaluate(
     Args:
         metrics: By name; ``supports`` must hold for each.
         ranking: Of the items.
-        counts: Shape (b, n), how often each item was drawn; each row has the same sum over the
-            anomalous items, and over the normal ones.
+        counts: Shape (b, m), how often each item was drawn; each row has the same sum over the
+            anomalous items of the ranking, and over its normal ones.
         threshold: Scores of at least this are called anomalous; None where nobody chose one.
 
     Returns:
         Name -> shape (b,), NaN where the metric is undefined.
     """
-    drawn = counts[:, ranking.order]
-    every = np.cumsum(drawn, axis=1, dtype=np.int64)
-    tp = np.cumsum(drawn * ranking.is_anomaly, axis=1, dtype=np.int64)
+    drawn = counts[:, ranking.order].astype(np.int64)  # sums that convert as they go are slow
+    tp, every = (np.zeros((len(drawn), drawn.shape[1] + 1), dtype=np.int64) for _ in range(2))
+    np.cumsum(drawn, axis=1, out=every[:, 1:])
+    np.cumsum(drawn * ranking.is_anomaly, axis=1, out=tp[:, 1:])
     if len(ranking.last) < len(ranking.order):
-        every, tp = every[:, ranking.last], tp[:, ranking.last]
-    start = np.zeros((len(counts), 1), dtype=tp.dtype)
-    tp, fp = np.hstack((start, tp)), np.hstack((start, every - tp))
+        shown = np.append(0, ranking.last + 1)
+        every, tp = every[:, shown], tp[:, shown]
+    fp = every - tp
     called = None
     if threshold is not None:  # thresholds descend, and the first point calls none
         called = int(np.searchsorted(-ranking.threshold, -threshold, side="right"))

@@ -30,8 +30,8 @@ _Metrics = Mapping[str, Metric]
 RESAMPLES = 1000
 FEWEST = 200  # resamples where there are many items: a standard error that is right to 5 %
 DRAWS = 20_000_000  # of items, for one trial; fewer resamples where they would be more
-AT_ONCE = 400_000  # counts of items in memory
-SCORES = 500_000  # that are resampled in all, about five seconds; later configurations go without
+AT_ONCE = 400_000  # counts of items that are worked on
+SCORES = 500_000  # that are resampled in all, about ten seconds; later configurations go without
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,12 +279,10 @@ class _Tested:
             rows = self.layout.rows[group]
             if np.isnan(self.score[rows]).any():
                 continue  # the trial has no value there, so nobody asks
-            ranking = Ranking.of(self.layout.is_anomaly[rows], self.score[rows])
-            items = self.layout.item_of[rows]
-            parts = [
-                resampled.evaluate(sampled, ranking, part[:, items], self.threshold)
-                for part in counts
-            ]
+            ranking = Ranking.of(
+                self.layout.is_anomaly[rows], self.score[rows], self.layout.item_of[rows]
+            )
+            parts = [resampled.evaluate(sampled, ranking, p, self.threshold) for p in counts]
             self.resampled[group] = {
                 key: np.concatenate([part[key] for part in parts]) for key in sampled
             }
