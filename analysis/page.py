@@ -197,18 +197,22 @@ def _table(sheet: Sheet, anchor: str, summary: Summary) -> dict[str, Any]:
         ]
         for row in sheet.rows
     ]
-    intervals = _intervals(sheet, summary)
+    compared = _compared(sheet, summary)
+    intervals = _intervals(compared)
     if intervals:
         header.insert(sheet.left, {"text": "", "plain": True})
         for row, interval in zip(rows, intervals, strict=True):
             empty = _cell(Shown(""), left=False, judged=False)
             row.insert(sheet.left, {**empty, "interval": interval})
+    # Where groups stand beside the mean over them, the mean is what is asked for.
+    families = {one.family for one in compared}
+    whole = [len(families) > 1 and one.family == "aggregate" for one in compared]
     return {
         "id": anchor,
         "title": sheet.title,
         "header": header,
         "left": sheet.left,
-        "rows": rows,
+        "rows": list(zip(rows, whole or [False] * len(rows), strict=True)),
         "caption": _caption(sheet.caption),
     }
 
@@ -246,8 +250,8 @@ def _caption(lines: Sequence[str]) -> list[tuple[str, list[str]]]:
     return found
 
 
-def _intervals(sheet: Sheet, summary: Summary) -> list[dict[str, Any] | None]:
-    """A picture of each row's interval against zero, all at one scale; none where rows differ."""
+def _compared(sheet: Sheet, summary: Summary) -> list[Comparison]:
+    """The comparison of each row of a sheet; none where they are not those of the summary."""
     if sheet.kind != "comparison":
         return []
     metric = sheet.metric.partition("[")[0]
@@ -258,7 +262,12 @@ def _intervals(sheet: Sheet, summary: Summary) -> list[dict[str, Any] | None]:
         shown[0].text == cell_name(row.arm, {}, row.number)
         for row, shown in zip(rows, sheet.rows, strict=True)
     )
-    if not same or all(row.paired.ci_low is None for row in rows):
+    return rows if same else []
+
+
+def _intervals(rows: Sequence[Comparison]) -> list[dict[str, Any] | None]:
+    """A picture of each interval against zero, all at one scale."""
+    if all(row.paired.ci_low is None for row in rows):
         return []
     ends = [0.0]
     for row in rows:

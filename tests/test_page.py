@@ -274,6 +274,16 @@ def test_each_interval_is_drawn_where_its_numbers_are(plain: Store) -> None:
             assert (float(zero.attributes["x1"] or "") < low) == (paired.ci_low > 0)
 
 
+def test_the_mean_stands_out_among_the_groups_that_it_is_over(plain: Store) -> None:
+    summary = summarized(plain)
+    sheets = sheets_of(summary, ["comparison"], per_group=True)
+    table = parsed(page(summary, sheets)).one("table", id="comparisons-1-table")
+    groups = [row.all("td")[0].text.strip() for row in table.one("tbody").all("tr")]
+    whole = [row.all("td")[0].text.strip() for row in table.all("tr", **{"class": "whole"})]
+    assert groups == ["A", "B", "mean"] * 2
+    assert whole == ["mean"] * 2
+
+
 def test_all_that_is_missing_is_listed_with_its_reason(plain: Store) -> None:
     done = parsed(written(summarized(plain))).one("section", id="done")
     assert "7 of 9 planned trials are ok." in done.text
