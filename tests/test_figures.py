@@ -13,6 +13,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -180,6 +181,34 @@ def test_an_axis_is_logarithmic_where_the_knob_is_spread_so(
     values: Sequence[float], log: bool
 ) -> None:
     assert is_geometric(values) is log
+
+
+def test_an_axis_is_logarithmic_where_the_file_says_so_and_not_where_it_says_otherwise() -> None:
+    text = """
+    params: {steps: {int: [1, 1000]}, k: {int: [1, 9], log: true}, w: 3}
+    arms: {a: {lr: {log_uniform: [1e-4, 1e-2]}, q: {grid: [1, 10, 100]}}, b: null}
+    """
+    view = look("s", frame_without_rows(), text=text)
+    assert view.drawn_log == {"steps": False, "k": True, "lr": True}
+    assert view.is_log("lr", [0.001, 0.002])
+    assert not view.is_log("steps", [1, 10, 100])
+    assert view.is_log("q", [1, 10, 100])
+    assert not view.is_log("k", [0, 1])  # of an earlier version of the file
+    assert look("s", frame_without_rows(), text="arms: [").drawn_log == {}
+    assert look("s", frame_without_rows(), text="- 1").drawn_log == {}
+
+
+def frame_without_rows() -> pd.DataFrame:
+    return pd.DataFrame({"metric": [], "group": []})
+
+
+def test_the_order_of_a_frame_s_rows_changes_no_value(store: Store) -> None:
+    loaded = summary(store, ablation(store, "q", [1, 2])).frame
+    mixed = loaded.sample(frac=1, random_state=0)
+    for one, other in zip(look("s", loaded).metrics, look("s", mixed).metrics, strict=True):
+        for place in one.places:
+            for at, values in one.values[place].items():
+                assert sorted(values) == sorted(other.values[place][at])
 
 
 def test_names_as_knobs_stand_side_by_side_with_bars(store: Store) -> None:

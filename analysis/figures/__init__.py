@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pandas as pd
-
 from analysis.figures.ablation import ablations
 from analysis.figures.curves import curves
 from analysis.figures.drawing import Drawing, Kind, pdf, settings, svg, write
@@ -37,20 +35,20 @@ def drawings(summary: Summary, store: Store | None) -> list[Drawing]:
     Returns:
         In the order in which a reader wants them; none where no trial has a value.
     """
-    view = look(summary.sweep, summary.frame, summary.comparisons.baseline_cell)
+    view = look(summary.sweep, summary.frame, summary.comparisons.baseline_cell, summary.yaml)
     if not view.metrics:
         return []
     with settings():
-        found = [*ablations(view), *heatmaps(view), *_searches(view, summary.frame, store)]
+        found = [*ablations(view), *heatmaps(view), *_searches(view, summary, store)]
         if store is not None:
             found += [*scores(view, store), *curves(view, store)]
         found += [*tradeoffs(view, summary.costs), *ranks(view)]
     return _named_apart(found)
 
 
-def _searches(view: View, frame: pd.DataFrame, store: Store | None) -> list[Drawing]:
+def _searches(view: View, summary: Summary, store: Store | None) -> list[Drawing]:
     """What searches drew; where others are reported, on the seeds that these were chosen by."""
-    if not frame.attrs.get("select"):
+    if not summary.frame.attrs.get("select"):
         return draws(view)
     if store is None:
         return []
@@ -59,9 +57,8 @@ def _searches(view: View, frame: pd.DataFrame, store: Store | None) -> list[Draw
     except StoreError:  # it is not that of the report
         return []
     metric = [view.metrics[0].key]
-    return draws(
-        look(view.sweep, load(store, sweep, metric, part="select")), ", on the seeds to choose by"
-    )
+    drawn = look(view.sweep, load(store, sweep, metric, part="select"), text=summary.yaml)
+    return draws(drawn, ", on the seeds to choose by")
 
 
 def _named_apart(found: list[Drawing]) -> list[Drawing]:

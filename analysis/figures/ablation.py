@@ -30,7 +30,6 @@ from analysis.figures.view import (
     Values,
     View,
     interval,
-    is_geometric,
     is_number,
     seeds_text,
 )
@@ -120,7 +119,7 @@ def _draw(view: View, knob: str, metric: Shown, lines: Sequence[_Line]) -> Drawi
     figure, axes = panels(len(places), sharex=True, xlabel=knob)
     names = [] if numeric else list(dict.fromkeys(str(v) for line in kept for v in line.at))
     names = names[:_MOST_NAMES]
-    log = numeric and is_geometric([float(v) for line in kept for v in line.at])
+    log = numeric and view.is_log(knob, [float(v) for line in kept for v in line.at])
     values = [_of(metric.values[p], c) for p in places for line in kept for c in line.cells]
     points = sum(map(len, values)) <= _MOST_SEEDS
     styles = looks(len(kept), baseline=False)

@@ -35,7 +35,6 @@ from analysis.figures.view import (
     Shown,
     View,
     interval,
-    is_geometric,
     is_number,
     seeds_text,
 )
@@ -70,7 +69,7 @@ def draws(view: View, seeds: str = "") -> list[Drawing]:
         found.append(_slices(view, metric, kept, knobs, parts, words))
         whole = [c for c in kept if all(knob in c.knobs for knob in knobs)]
         if len(knobs) > 1 and len(whole) > 1:
-            found.append(_parallel(metric, whole, len(kept), knobs, parts, words))
+            found.append(_parallel(view, metric, whole, len(kept), knobs, parts, words))
     return found
 
 
@@ -98,7 +97,7 @@ def _words(
     if len(kept) < len(cells):
         return f"{words}, the best"
     without = len(drawn) - len(cells)
-    return f"{words} (left out for a missing seed: {without})" if without else words
+    return f"{words} (without the {without} of which not every seed finished)" if without else words
 
 
 def _slices(
@@ -116,7 +115,7 @@ def _slices(
             handles[view.baseline.label] = axis.axhline(mean, **BASELINE.curve(linewidth=1.2))
             if np.isfinite(low):
                 axis.axhspan(low, high, color=BASELINE.color, alpha=0.1, linewidth=0)
-        scale = _Scale([c.knobs[knob] for c in having])
+        scale = _Scale([c.knobs[knob] for c in having], view, knob)
         at = [scale.raw(c.knobs[knob]) for c in having]
         means = [float(metric.whole[c.cell].mean()) for c in having]
         look = LOOKS[0]
@@ -134,6 +133,7 @@ def _slices(
             name_ticks(axis, scale.names)
         else:
             number_ticks(axis.xaxis, at, log=scale.log)
+        axis.margins(y=0.08)  # a star is large
         metric_axis(axis, is_rate=metric.is_rate)
         axis.set_xlabel(literal(knob, 30))
     figure.supylabel(literal(metric.label), fontsize=9)
@@ -157,11 +157,11 @@ def _slices(
 class _Scale:
     """Where a knob's values lie on an axis: numbers, logarithms, or names side by side."""
 
-    def __init__(self, values: Sequence[Any]) -> None:
+    def __init__(self, values: Sequence[Any], view: View, knob: str) -> None:
         self.names: list[str] = []
         self.log = False
         if all(map(is_number, values)):
-            self.log = is_geometric([float(v) for v in values])
+            self.log = view.is_log(knob, [float(v) for v in values])
             self.low, self.high = min(map(float, values)), max(map(float, values))
         else:
             self.names = list(dict.fromkeys(map(str, values)))
@@ -191,14 +191,14 @@ class _Scale:
 
 
 def _parallel(
-    metric: Shown, whole: Sequence[Configuration], kept: int, knobs: Sequence[str],
+    view: View, metric: Shown, whole: Sequence[Configuration], kept: int, knobs: Sequence[str],
     parts: Sequence[str], words: str,
 ) -> Drawing:  # fmt: skip
     figure = Figure(figsize=(min(1.35 * (len(knobs) + 1) + 1.2, 8.4), 3.2), layout="constrained")
     axis = figure.subplots()
     means = np.array([float(metric.whole[c.cell].mean()) for c in whole])
-    scales = [_Scale([c.knobs[knob] for c in whole]) for knob in knobs]
-    last = _Scale(means.tolist())
+    scales = [_Scale([c.knobs[knob] for c in whole], view, knob) for knob in knobs]
+    last = _Scale(means.tolist(), view, metric.key)
     last.log = False
     shade = Normalize(last.low, last.high if last.high > last.low else last.low + 1)
     reach = np.linspace(0, 0.88, 256)[:: -1 if metric.larger_is_better is False else 1]

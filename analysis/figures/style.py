@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 _LONGEST = 46  # characters of a name in a legend; two fit side by side
 _COLUMNS = 3
 _MOST_TICKS = 9
+_LONGEST_TICK = 6  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +118,13 @@ def plain_ticks(
 
 
 def number_ticks(axis: Any, values: Sequence[float], *, log: bool) -> None:
-    """Ticks where the values are, if these are few and lie apart; else as usual."""
+    """Ticks where the values are, if these are few, short and lie apart; else as usual."""
     ticks = sorted(set(values))
     place = np.log(ticks) if log else np.asarray(ticks)
     span = float(place[-1] - place[0])
-    if span == 0 or (len(ticks) <= _MOST_TICKS and np.diff(place).min() >= 0.07 * span):
+    apart = len(ticks) <= _MOST_TICKS and np.diff(place, prepend=-np.inf).min() >= 0.07 * span
+    short = max(len(number(tick)) for tick in ticks) <= _LONGEST_TICK
+    if span == 0 or (apart and short):
         plain_ticks(axis, ticks=ticks)
     else:
         plain_ticks(axis, log=log)

@@ -21,6 +21,7 @@ _GAIN = re.compile(r"(^|_)(speed_up|speedup|throughput|fps)(_|$)|_per_s$")
 _MOST_COSTS = 3
 _MOST_POINTS = 400
 _MOST_NAMED = 8
+_LEAST_SPREAD = 0.01  # of the largest
 
 
 def tradeoffs(view: View, costs: Sequence[Cost]) -> list[Drawing]:
@@ -48,7 +49,13 @@ def _measured(view: View, costs: Sequence[Cost]) -> dict[str, Mapping[int, float
         for name, value in cost.scalars.items():
             if cell is not None and _is_cost(name) and np.isfinite(value):
                 found.setdefault(name, {}).setdefault(cell, float(value))
-    return {name: of for name, of in found.items() if len(set(of.values())) > 1}
+    # Less is noise of the machine, and no choice that anybody makes.
+    return {name: of for name, of in found.items() if _spread(list(of.values())) > _LEAST_SPREAD}
+
+
+def _spread(values: Sequence[float]) -> float:
+    largest = max(map(abs, values))
+    return (max(values) - min(values)) / largest if largest else 0.0
 
 
 def _is_cost(name: str) -> bool:
@@ -103,7 +110,7 @@ def _draw(view: View, metric: Shown, name: str, cost: Mapping[int, float]) -> Dr
         f"in one; from left to right {listed}{more}."
     )
     if len(able) > len(complete):
-        caption += f" Left out for a missing seed: {len(able) - len(complete)}."
+        caption += f" Left out, as not every seed finished: {len(able) - len(complete)}."
     if len(rest) + len(front) < len(complete):
         caption += f" Of the others, {len(rest)} are shown."
     return Drawing(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -19,6 +20,7 @@ Values = NDArray[np.float64]
 
 LARGEST = 1e100  # beyond it, an axis overflows where it adds its margins
 COVERAGE = 0.95
+_RANGES = ("uniform", "log_uniform", "int")  # as the file names distributions of numbers
 INTERVAL = "95 % confidence interval of the mean by Student's t"
 
 
@@ -110,6 +112,7 @@ class View:
         baseline: That others are compared with.
         metrics: In the order of the report, without those that have no value.
         groups: Of the data, in the order of report.
+        drawn_log: Knob -> whether the file has it drawn evenly in its logarithm, of those drawn.
     """
 
     sweep: str
@@ -117,6 +120,13 @@ class View:
     baseline: Configuration | None
     metrics: tuple[Shown, ...]
     groups: tuple[str, ...]
+    drawn_log: Mapping[str, bool]
+
+    def is_log(self, knob: str, values: Sequence[float]) -> bool:
+        """Whether a knob's axis is logarithmic: as the file says, or as the values suggest."""
+        if self.drawn_log.get(knob) and min(values) >= 1 / LARGEST:
+            return True
+        return knob not in self.drawn_log and is_geometric(values)
 
     def chosen(self, most: int) -> list[Configuration]:
         """Few enough to tell apart: baseline, the best of each arm, then the best of all.
@@ -156,13 +166,14 @@ class View:
         )
 
 
-def look(sweep: str, frame: pd.DataFrame, baseline: int | None = None) -> View:
+def look(sweep: str, frame: pd.DataFrame, baseline: int | None = None, text: str = "") -> View:
     """Read what figures need of a sweep.
 
     Args:
         sweep: Its name.
         frame: As ``analysis.frame.load`` returns it.
         baseline: Cell of the frame that others are compared with.
+        text: Of the sweep file.
     """
     metrics = [] if frame.empty else list(map(str, frame["metric"].cat.categories))
     configurations = _configurations(frame)
@@ -174,7 +185,22 @@ def look(sweep: str, frame: pd.DataFrame, baseline: int | None = None) -> View:
         baseline=next((c for c in configurations if c.cell == baseline), None),
         metrics=tuple(m for m in shown if any(map(len, m.values.values()))),
         groups=tuple(g for g in groups if g not in (MEAN, POOLED)),
+        drawn_log=_drawn_log(text),
     )
+
+
+def _drawn_log(text: str) -> dict[str, bool]:
+    try:
+        value = yaml.safe_load(text)
+        arms = [value.get("params") or {}, *(value.get("arms") or {}).values()]
+    except (yaml.YAMLError, AttributeError, ValueError):  # figures do without
+        return {}
+    knobs = [item for arm in arms if isinstance(arm, dict) for item in arm.items()]
+    return {
+        str(name): "log_uniform" in knob or knob.get("log") is True
+        for name, knob in knobs
+        if isinstance(knob, dict) and not knob.keys().isdisjoint(_RANGES)
+    }
 
 
 def _configurations(frame: pd.DataFrame) -> tuple[Configuration, ...]:
@@ -220,12 +246,13 @@ def _shown(frame: pd.DataFrame, metric: str) -> Shown:
     parsed = parse_metric(metric, (metric,))
     rate = parsed.definition is not None
     rows = frame[(frame["metric"] == metric) & (frame["value"].abs() <= LARGEST)]
+    rows = rows.sort_values("cell", kind="stable")
     values: dict[str, Mapping[int, Values]] = {}
     for group in rows["group"].cat.categories:
         of_group = rows[rows["group"] == group]
         if len(of_group):
             cells = of_group["cell"].to_numpy()
-            cut = np.flatnonzero(np.diff(cells)) + 1  # rows of a cell lie together
+            cut = np.flatnonzero(np.diff(cells)) + 1
             scaled = of_group["value"].to_numpy(dtype=np.float64) * (100 if rate else 1)
             first = cells[np.concatenate(([0], cut))]
             values[str(group)] = dict(zip(first.tolist(), np.split(scaled, cut), strict=True))
@@ -271,7 +298,7 @@ def is_number(value: object) -> bool:
 def is_geometric(values: Sequence[float]) -> bool:
     """Whether they are better spread on a logarithmic axis.
 
-    The plan does not say how a knob was drawn. Positive numbers that span a factor of 20 lie about
+    Positive numbers that span a factor of 20 lie about
     evenly on one of the two axes, and there the middle one is in the middle.
     """
     found = np.unique(np.asarray(values, dtype=np.float64))
