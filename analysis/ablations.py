@@ -91,8 +91,12 @@ def _values(rows: Sequence[Row], name: str) -> list[Any]:
     """Values of a knob: numbers in ascending order, before others in the order of the file."""
     found = {canonical_json(row.knobs[name]): row.knobs[name] for row in rows if name in row.knobs}
     values = list(found.values())
-    numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
-    return sorted(numbers) + [v for v in values if not any(v is one for one in numbers)]
+    numbers = [value for value in values if _is_number(value)]
+    return sorted(numbers) + [value for value in values if not _is_number(value)]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _over(
@@ -114,39 +118,30 @@ def _over(
         columns = (MEAN,) if MEAN in kept.columns else kept.columns[:1]
         own.append(marked(replace(kept, columns=columns), frame))
     if len(knobs) == 1:
-        cells = [
-            tuple(_cell([r for r in t.rows if _has(r, knobs, [value])], t.columns[0]) for t in own)
-            for value in down
-        ]
+        known = [_by_setting(table, knobs) for table in own]
+        cells = tuple(tuple(cells.get(_key([value])) for cells in known) for value in down)
         names = tuple(table.metric for table in own)
-        return [Ablation(arm, tuple(knobs), fixed, tuple(down), names, tuple(cells), tuple(own))]
+        return [Ablation(arm, tuple(knobs), fixed, tuple(down), names, cells, tuple(own))]
     across = _values(rows, knobs[1])
-    return [
-        Ablation(
-            arm,
-            tuple(knobs),
-            fixed,
-            tuple(down),
-            tuple(across),
-            tuple(
-                tuple(
-                    _cell([r for r in t.rows if _has(r, knobs, [x, y])], t.columns[0])
-                    for y in across
-                )
-                for x in down
-            ),
-            (t,),
+    found = []
+    for table in own:
+        settings = _by_setting(table, knobs)
+        cells = tuple(tuple(settings.get(_key([x, y])) for y in across) for x in down)
+        found.append(
+            Ablation(arm, tuple(knobs), fixed, tuple(down), tuple(across), cells, (table,))
         )
-        for t in own
-    ]
+    return found
 
 
-def _has(row: Row, knobs: Sequence[str], values: Sequence[Any]) -> bool:
-    return all(
-        name in row.knobs and canonical_json(row.knobs[name]) == canonical_json(value)
-        for name, value in zip(knobs, values, strict=True)
-    )
+def _by_setting(table: Table, knobs: Sequence[str]) -> dict[bytes, Cell | None]:
+    """Values of knobs -> the cell in the first column of the first row that has them."""
+    found: dict[bytes, Cell | None] = {}
+    for row in table.rows:
+        if all(name in row.knobs for name in knobs):
+            cell = row.cells.get(table.columns[0])
+            found.setdefault(_key([row.knobs[name] for name in knobs]), cell)
+    return found
 
 
-def _cell(rows: Sequence[Row], column: str) -> Cell | None:
-    return rows[0].cells.get(column) if rows else None
+def _key(values: Sequence[Any]) -> bytes:
+    return canonical_json(list(values))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import stats
 
 from analysis.frame import KNOB, MEAN
@@ -62,41 +64,58 @@ def held(frame: pd.DataFrame, expect: Sequence[str]) -> tuple[Criterion, ...]:
         metric = parse_metric(asked.metric, (asked.metric,))
         group = MEAN if metric.group is None else metric.group
         rows = frame[(frame["metric"] == metric.key) & (frame["group"] == group)]
-        for _, cell in rows.groupby("cell", sort=False):
-            value = cell["value"].to_numpy(dtype=np.float64)
-            value = value[~np.isnan(value)]
-            low, high = interval(value)
-            first = cell.iloc[0]
-            mean = float(value.mean()) if value.size else None
-            open_ = value.size < len(cell) or mean is None
-            good = mean is not None and asked.holds(mean)
-            ends = [asked.holds(end) for end in (low, high) if end is not None]
-            number = first["number"]
+        by_cell = rows.groupby("cell", sort=False)["value"]
+        counted = by_cell.agg(["mean", "std", "count", "size"])
+        low, high = interval(*(counted[name].to_numpy() for name in ("mean", "std", "count")))
+        described = rows.drop_duplicates("cell")
+        settings = zip(*(described[name] for name in knobs), strict=True) if knobs else None
+        for arm, number, setting, mean, n, planned, ends in zip(
+            described["arm"],
+            described["number"],
+            settings or ((),) * len(described),
+            counted["mean"].tolist(),
+            counted["count"].tolist(),
+            counted["size"].tolist(),
+            zip(low.tolist(), high.tolist(), strict=True),
+            strict=True,
+        ):
+            good = n > 0 and asked.holds(mean)
+            known = not math.isnan(ends[0])
             found.append(
                 Criterion(
                     text=text,
-                    arm=str(first["arm"]),
+                    arm=arm,
                     knobs={
-                        name.removeprefix(KNOB): first[name]
-                        for name in knobs
-                        if first[name] is not pd.NA
+                        name.removeprefix(KNOB): value
+                        for name, value in zip(knobs, setting, strict=True)
+                        if value is not pd.NA
                     },
                     number=None if number is pd.NA else int(number),
-                    mean=mean,
-                    ci_low=low,
-                    ci_high=high,
-                    n=int(value.size),
-                    planned=len(cell),
-                    met="open" if open_ else "met" if good else "not met",
-                    sure=bool(ends) and all(end == good for end in ends),
+                    mean=mean if n else None,
+                    ci_low=ends[0] if known else None,
+                    ci_high=ends[1] if known else None,
+                    n=n,
+                    planned=planned,
+                    met="open" if n < planned else "met" if good else "not met",
+                    sure=known and all(asked.holds(end) == good for end in ends),
                 )
             )
     return tuple(found)
 
 
-def interval(value: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tuple[float | None, ...]:
-    """95 % interval of a mean by Student's t, (low, high); None twice for fewer than two values."""
-    if value.size < 2:
-        return None, None
-    half = stats.t.isf((1 - _LEVEL) / 2, value.size - 1) * value.std(ddof=1) / np.sqrt(value.size)
-    return float(value.mean() - half), float(value.mean() + half)
+def interval(
+    mean: NDArray[np.float64], std: NDArray[np.float64], n: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """95 % intervals of means by Student's t.
+
+    Args:
+        mean: Shape (k,).
+        std: Shape (k,), ddof = 1.
+        n: Shape (k,), how many values each mean is of.
+
+    Returns:
+        Lower and upper ends, each of shape (k,); NaN where n < 2.
+    """
+    count = np.where(n < 2, np.nan, n)
+    half = stats.t.isf((1 - _LEVEL) / 2, count - 1) * std / np.sqrt(count)
+    return mean - half, mean + half

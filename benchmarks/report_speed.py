@@ -1,18 +1,20 @@
-"""How long a report over 10,000 records takes, from the start of the interpreter to the last line.
+"""How long a report takes and how much memory, from the start of the command to its last line.
 
-    python -m benchmarks.report_speed [RECORDS]
+    python -m benchmarks.report_speed [RECORDS ...]
 
-Writes a synthetic store in a temporary folder, with records as long as real ones, then times the
-report of three metrics in a process of its own. The files are in the page cache, just written.
+Writes synthetic stores in a temporary folder, with records as long as real ones (4 groups, three
+metrics, 5 seeds, a baseline), then reports three metrics by the command, each format in a process
+of its own. The files are in the page cache, just written; there are no predictions.
 """
 
 from __future__ import annotations
 
-import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,16 +35,7 @@ PROVENANCE = {
     "git": {"commit": "0" * 40, "branch": "main", "dirty": True, "diff_sha256": "0" * 64},
     "method_source": "0" * 64,
 }
-REPORT = """
-import sys
-from pathlib import Path
-from hdsweep.store import Store
-from analysis import frame, render, tables
-store = Store(Path(sys.argv[1]))
-rows = frame.load(store, store.sweep(), ("tpr@1", "auroc", "latency_ms"))
-found = [tables.main_table(rows, m) for m in ("tpr@1", "auroc", "latency_ms")]
-sys.stdout.write(render.render(found, sys.argv[2]))
-"""
+METRICS = ("tpr@1", "auroc", "tpr@5")
 
 
 def write_store(root: Path, records: int) -> None:
@@ -68,13 +61,17 @@ def write_store(root: Path, records: int) -> None:
                 identity=identity,
             )
             failed = random.random() < 0.01
+            made = 0.9 + 0.02 * random.standard_normal((len(STORED), len(GROUPS)))
             record = TrialRecord(
                 id=trial.id,
                 status="failed" if failed else "ok",
                 trial=trial.to_json(),
                 metrics={}
                 if failed
-                else {m: dict(zip(GROUPS, random.random(4).tolist(), strict=True)) for m in STORED},
+                else {
+                    name: dict(zip(GROUPS, row, strict=True))
+                    for name, row in zip(STORED, made.tolist(), strict=True)
+                },
                 scalars={} if failed else {"latency_ms": random.random() * 10, "memory_mb": 512.5},
                 error={"kind": "OutOfMemoryError", "message": "CUDA out of memory", "traceback": ""}
                 if failed
@@ -89,24 +86,43 @@ def write_store(root: Path, records: int) -> None:
             folder.mkdir(parents=True)
             (folder / "record.json").write_bytes(record.to_bytes())
         cells.append(PlannedCell("topk", {"q_percent": cell}, trials))
-    sweep = PlannedSweep("big", "", ("tpr@1",), None, (), GROUPS, tuple(cells))
+    cells[0] = replace(cells[0], arm="baseline", knobs={})
+    expect = ("auroc >= 0.9",)
+    sweep = PlannedSweep("big", "", METRICS, "baseline", expect, GROUPS, tuple(cells))
     store.put_sweep(sweep, b"")
 
 
+def report(root: Path, form: str) -> tuple[float, float]:
+    """Seconds and peak memory in MB of one report."""
+    command = [sys.executable, "-c", _RUN, "report", "--store", str(root), "--format", form]
+    if form == "html":
+        command += ["--out", str(root / "report.html"), "--no-images"]
+    start = time.perf_counter()
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return time.perf_counter() - start, int(done.stderr.splitlines()[-1]) / 1024
+
+
+_RUN = """
+import resource, sys
+from hdsweep.cli import main
+try:
+    main()
+finally:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+"""
+
+
 def main() -> None:
-    """Print the seconds of each format, the best of three."""
-    records = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder) / "results"
-        write_store(root, records)
-        for form in ("terminal", "md", "csv", "json"):
-            seconds = []
-            for _ in range(3):
-                start = time.perf_counter()
-                command = [sys.executable, "-c", REPORT, str(root), form]
-                subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=dict(os.environ))
-                seconds.append(time.perf_counter() - start)
-            print(f"{records} records, {form}: {min(seconds):.2f} s (worst {max(seconds):.2f} s)")
+    """Print seconds (median of three) and peak memory by size and format."""
+    for records in [int(text) for text in sys.argv[1:]] or [1_000, 10_000, 100_000]:
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder) / "results"
+            write_store(root, records)
+            for form in ("terminal", "tex", "csv", "json", "html"):
+                found = [report(root, form) for _ in range(3)]
+                seconds = statistics.median(s for s, _ in found)
+                memory = max(mb for _, mb in found)
+                print(f"{records} records, {form}: {seconds:.2f} s, {memory:.0f} MB", flush=True)
 
 
 if __name__ == "__main__":
