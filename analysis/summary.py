@@ -121,6 +121,7 @@ def summarize(
         compared,
         baseline=sweep.baseline if baseline is None else baseline,
         margins={**sweep.margins, **{_key(name): m for name, m in (margins or {}).items()}},
+        store=store if images else None,
     )
     # Tests are corrected for all metrics of the sweep, however few of them are looked at.
     shown = {_key(name) for name in metrics}
