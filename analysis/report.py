@@ -1,4 +1,4 @@
-"""All that people are shown of a summary, sheet by sheet."""
+"""All that people are shown of a summary: its sheets, and the page of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 from analysis import judged, tabulated
 from analysis.sheets import Kind, Sheet
 from analysis.summary import Summary
+from hdsweep.store import Store
 
 WHOLE: tuple[Kind, ...] = ("results", "comparison", "ablation", "criteria", "costs")
 
@@ -48,3 +49,32 @@ def sheets_of(
         notes = tuple(note.rstrip(".") for note in shown.comparisons.notes)
         sheets[last] = replace(sheets[last], caption=sheets[last].caption + notes)
     return sheets
+
+
+def page_of(
+    summary: Summary,
+    store: Store,
+    kinds: Collection[str] = WHOLE,
+    *,
+    refresh_s: float | None = None,
+    version: str = "",
+) -> str:
+    """One HTML file with sheets and figures.
+
+    Args:
+        summary: All of it.
+        store: Where predictions and curves are, for figures.
+        kinds: Which of WHOLE.
+        refresh_s: As ``analysis.page.page`` takes it.
+        version: The same.
+    """
+    from analysis.figures import drawings  # matplotlib takes as long to load as a table to print
+    from analysis.page import page
+
+    return page(
+        summary.for_people(),
+        sheets_of(summary, kinds, per_group=True),
+        drawings(summary, store),
+        refresh_s=refresh_s,
+        version=version,
+    )

@@ -147,7 +147,7 @@ def summarize(
         provenance=origin(runs.values()),
         imported=tuple(dict.fromkeys(run.imported for run in runs.values() if run.imported)),
         yaml=yaml,
-        commands=_commands(store, sweep, runs),
+        commands=_commands(sweep, runs),
     )
 
 
@@ -174,15 +174,15 @@ def _kept_yaml(store: Store, sweep: PlannedSweep) -> str:
         return ""  # it was removed; the records stand without it
 
 
-def _commands(store: Store, sweep: PlannedSweep, runs: Mapping[str, Run]) -> tuple[str, ...]:
+def _commands(sweep: PlannedSweep, runs: Mapping[str, Run]) -> tuple[str, ...]:
     if any(run.imported for run in runs.values()):
         return ()
     commits = {run.facts["commit"] for run in runs.values() if "commit" in run.facts}
     clean = [commit for commit in commits if " " not in commit]
     checkout = [f"git checkout {clean[0]}"] if len(commits) == 1 and clean else []
-    kept = store.root / "sweeps" / sweep.name / "sweep.yaml"
+    name = shlex.quote(sweep.name)
     return (
         *checkout,
-        f"hdsweep run {shlex.quote(str(kept))} --store results-again",
-        f"hdsweep report {shlex.quote(sweep.name)} --store results-again",
+        f"hdsweep run {name}.yaml  # the file as it was run",
+        f"hdsweep report {name}",
     )

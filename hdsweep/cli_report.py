@@ -172,7 +172,9 @@ def report(
         _write_figures(opened, planned, asked, figures)
     if format is TableFormat.html:
         target = out or opened.root / "sweeps" / planned.name / "report.html"
-        _write(target, page_of(opened, planned, asked))
+        from analysis.report import page_of
+
+        _write(target, page_of(summary_of(opened, planned, asked), opened, asked.tables))
         views.write(f"{target}\n")
         return
     made = text_of(opened, planned, asked, format, to_terminal=out is None)
@@ -292,19 +294,6 @@ def text_of(
 def print_report(store: Store, planned: PlannedSweep, metrics: tuple[str, ...]) -> None:
     """Write what ``report`` says of some metrics to the terminal."""
     views.write(text_of(store, planned, Asked(metrics), TableFormat.terminal))
-
-
-def page_of(
-    store: Store, planned: PlannedSweep, asked: Asked, *, refresh_s: int | None = None
-) -> str:
-    """One HTML file that holds all of a report."""
-    from analysis.figures import drawings
-    from analysis.page import page
-    from analysis.report import sheets_of
-
-    summary = summary_of(store, planned, asked)
-    sheets = sheets_of(summary, asked.tables, per_group=True)
-    return page(summary.for_people(), sheets, drawings(summary, store), refresh_s=refresh_s)
 
 
 def _write_figures(store: Store, planned: PlannedSweep, asked: Asked, folder: Path) -> None:

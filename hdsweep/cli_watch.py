@@ -90,19 +90,11 @@ def watch(
 
 def page_of(store: Store, sweep: PlannedSweep, refresh_s: float | None, version: str) -> str:
     """The page of a sweep as it is now."""
-    from analysis.figures import drawings
-    from analysis.page import page
-    from analysis.report import sheets_of
+    from analysis import report
     from analysis.summary import summarize
 
     summary = summarize(store, sweep)
-    return page(
-        summary.for_people(),
-        sheets_of(summary, per_group=True),
-        drawings(summary, store),
-        refresh_s=refresh_s,
-        version=version,
-    )
+    return report.page_of(summary, store, refresh_s=refresh_s, version=version)
 
 
 # --- the sweep, as it was last seen ---------------------------------------------------------------
