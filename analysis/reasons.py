@@ -157,27 +157,23 @@ class Case:
 
     def _margin(self) -> str:
         """The margin, and how sure it is that the difference is within."""
-        p = (
-            ""
-            if self.p_tost_holm is None
-            else f" (two one-sided tests, {p_text(self.p_tost_holm)})"
-        )
-        return (
-            f"the margin of {self.unit.declared(self.margin or 0.0)} (two one-sided tests, p = {p})"
-        )
+        p = p_text(1.0 if self.p_tost_holm is None else self.p_tost_holm)
+        margin = self.unit.declared(self.margin or 0.0)
+        return f"the margin of {margin} (two one-sided tests, p = {p})"
 
     def _shown(self, difference: float, p: float) -> str:
         """What so many seeds could have shown, and how many would show what was wanted."""
         if p <= self.alpha:
             return "significant alone, but not among so many tests"
         text = f"{self.pair.n} seeds could show {self.unit.size(self.detectable or 0.0)}"
-        what = "this difference"
         if self.margin is not None:
-            what = f"the margin of {self.unit.declared(self.margin)}"
+            what = f"one of {self.unit.declared(self.margin)}, the margin"
         elif difference == 0:
             return text
+        else:
+            what = "this difference"
         if self.needed is None:
             return f"{text}, and 10,000 would not show {what}"
         if self.needed <= self.pair.n:
-            return f"{text}, and so {what}"
+            return f"{text}, so {what}, would likely have been seen"
         return f"{text}; about {int(self.needed)} seeds would show {what}"

@@ -151,7 +151,10 @@ def test_equivalence_takes_a_margin_that_was_declared() -> None:
     assert one(a, b).verdict == "inconclusive"
     inside = one(a, b, margins={"auroc": 0.01})
     assert inside.verdict == "equivalent"
-    assert "; within the margin of 1 point (two one-sided tests, p = " in inside.why
+    assert inside.why == (
+        "-0.02 points, 95 % CI [-0.16, +0.12], p = 0.7 (Holm 0.7); "
+        "within the margin of 1 point (two one-sided tests, p = 2e-5)"
+    )
     assert inside.smallest_margin is not None
     assert inside.smallest_margin < 0.01
     assert one(a, b, margins={"auroc": 1e-4}).verdict == "inconclusive"
@@ -181,6 +184,12 @@ def test_what_is_inconclusive_says_what_could_have_been_seen() -> None:
         f"5 seeds could show 2.6 points; about {found.seeds_needed} seeds would show this "
         "difference"
     )
+    noisy = [0.91, 0.90, 0.92, 0.89, 0.93], [0.90, 0.91, 0.90, 0.90, 0.91]
+    assert one(*noisy, margins={"auroc": 0.01}).why.endswith(
+        "5 seeds could show 2.6 points; about 21 seeds would show one of 1 point, the margin"
+    )
+    wide = one(*noisy, margins={"auroc": 0.027}).why
+    assert wide.endswith("so one of 2.7 points, the margin, would likely have been seen")
     none = one([0.91, 0.90, 0.89], [0.90, 0.91, 0.89])
     assert none.seeds_needed is None
     assert none.why.endswith("3 seeds could show 3.3 points")
