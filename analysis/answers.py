@@ -17,7 +17,7 @@ _SAID: Mapping[Verdict, str] = {
     "better": "better than {baseline}",
     "worse": "worse than {baseline}",
     "equivalent": "equivalent to {baseline} within the margin",
-    "inconclusive": "not told from {baseline}, which does not make them equal",
+    "inconclusive": "not distinguishable from {baseline}, which does not make them equal",
     "not testable": "not testable against {baseline}",
 }
 

@@ -147,7 +147,7 @@ def _caption(rows: Sequence[Comparison], *, brief: bool) -> list[str]:
         lines.append(f"test items: {_list(methods)}, trained models given")
     # Of the others the table says all, and the answer in words repeats it.
     said = [row for row in rows if row.verdict in _OPEN or row.margin is not None]
-    said.sort(key=lambda row: row.family != "aggregate")
+    said = [row for row in said if row.family == "aggregate"] or said
     for row in said[:_MOST_REASONS]:
         where = "" if row.group == MEAN else f", {row.group}"
         name = cell_name(row.arm, row.knobs, row.number)
