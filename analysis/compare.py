@@ -25,6 +25,7 @@ FEWEST = 3  # seeds for a test: with two, t has one degree of freedom, and sprea
 EQUAL = 1e-12  # of the values: differences that spread less are equal but for rounding
 TIE = 1e-9  # of the sum of differences: two means of flipped signs this near are the same mean
 EXACT = 32  # pairs up to which all sign flips are counted; 2 x 65,536 sums at most
+SUMS = 4_000_000  # in memory at once
 DRAWS = 100_000  # sign flips that are drawn where there are more pairs
 
 
@@ -268,10 +269,10 @@ def _sign_flips(apart: Floats, there: NDArray[np.bool_], n: Ints) -> Floats:
     for count in np.unique(n[n >= FEWEST]).tolist():
         rows = np.flatnonzero(n == count)
         values = apart[rows][there[rows]].reshape(len(rows), count)
-        if count <= 10:
+        if count <= 12:
             found[rows] = _by_product(values, _signs(count))
         elif count <= EXACT:
-            found[rows] = [_by_halves(row) for row in values]
+            found[rows] = _by_halves(values)
         else:
             random = np.random.default_rng(1959)
             signs = np.where(random.random((DRAWS, count)) < 0.5, 1.0, -1.0)
@@ -282,14 +283,14 @@ def _sign_flips(apart: Floats, there: NDArray[np.bool_], n: Ints) -> Floats:
 
 def _least(values: Floats) -> Floats:
     """What a sum of flipped values must reach; a little less than |sum|, for sums round."""
-    least: Floats = np.abs(values.sum(axis=-1)) - TIE * np.abs(values).sum(axis=-1)
+    least: Floats = np.abs(values.sum(axis=1)) - TIE * np.abs(values).sum(axis=1)
     return least
 
 
 def _by_product(values: Floats, signs: Floats) -> Floats:
     """Share of the rows of ``signs``, shape (m, n), that reach each row of values (k, n)."""
     least, found = _least(values), np.empty(len(values))
-    step = max(1, 4_000_000 // len(signs))
+    step = max(1, SUMS // len(signs))
     for start in range(0, len(values), step):
         part = slice(start, start + step)
         sums = np.abs(values[part] @ signs.T)
@@ -297,23 +298,25 @@ def _by_product(values: Floats, signs: Floats) -> Floats:
     return found
 
 
-def _by_halves(values: Floats) -> float:
-    """The same over all signs of one row: each sum of one half finds its partners by bisection."""
-    least = float(_least(values))
-    if least <= 0:
-        return 1.0
-    half = len(values) // 2
-    one, other = _sums(values[1:half], values[0]), np.sort(_sums(values[half:]))
-    above = len(other) - np.searchsorted(other, least - one, side="left")
-    below = np.searchsorted(other, -least - one, side="right")
-    return int(np.sum(above) + np.sum(below)) / (len(one) * len(other))
+def _by_halves(values: Floats) -> Floats:
+    """The same over all signs: each sum of one half finds its partners in the other."""
+    half, found = values.shape[1] // 2, np.empty(len(values))
+    step = max(1, SUMS // 2 ** (values.shape[1] - half))
+    for start in range(0, len(values), step):
+        part = values[start : start + step]
+        sums = zip(_sums(part[:, :half]), np.sort(_sums(part[:, half:])), strict=True)
+        for row, (least, (one, other)) in enumerate(zip(_least(part), sums, strict=True), start):
+            # Sums come with both signs, so those below -least are as many as those above.
+            above = len(other) * len(one) - int(np.searchsorted(other, least - one).sum())
+            found[row] = min(2 * above / (len(one) * len(other)), 1.0) if least > 0 else 1.0
+    return found
 
 
-def _sums(values: Floats, first: float = 0.0) -> Floats:
-    """Sums of ``values`` under all signs, added to ``first``."""
-    found = np.array([first])
-    for value in values.tolist():
-        found = np.concatenate((found + value, found - value))
+def _sums(values: Floats) -> Floats:
+    """Sums of each row of ``values``, shape (k, n), under all signs: shape (k, 2^n)."""
+    found = np.zeros((len(values), 1))
+    for column in values.T[:, :, None]:
+        found = np.concatenate((found + column, found - column), axis=1)
     return found
 
 

@@ -44,15 +44,14 @@ def detectable(std: ArrayLike, n: ArrayLike, power: float = POWER, alpha: float 
 
     Args:
         std: Of the differences, taken for the true one.
-        n: Pairs, up to MOST_SEEDS; NaN is returned where there are fewer than three.
+        n: Pairs; NaN is returned where there are fewer than three.
         power: Wanted.
         alpha: Two-sided level, of a test that stands alone.
     """
     count = np.asarray(n, dtype=np.int64)
-    if (count > MOST_SEEDS).any():
-        raise ValueError(f"power is known up to {MOST_SEEDS} pairs")
-    table = _reach(power, alpha)
-    reach = table[np.maximum(count - FEWEST, 0)]
+    known = np.clip(count, FEWEST, MOST_SEEDS)
+    # Beyond the table t is normal, and the reach falls with the root of n.
+    reach = _reach(power, alpha)[known - FEWEST] * np.sqrt(known / np.maximum(count, FEWEST))
     return np.asarray(std, dtype=np.float64) * np.where(count < FEWEST, np.nan, reach)
 
 

@@ -195,11 +195,19 @@ def test_sign_flips_are_counted_exactly_ties_and_all(data: st.DataObject, n: int
     assert found == pytest.approx(flips(d), rel=EXACT)
 
 
-@pytest.mark.parametrize("n", [11, 14, 17])
+@pytest.mark.parametrize("n", [12, 13, 14, 17])
 def test_sign_flips_by_halves_equal_those_of_scipy(n: int) -> None:
     d = np.random.default_rng(n).normal(0.4, 1, n)
     theirs = stats.permutation_test((d,), np.mean, permutation_type="samples", n_resamples=np.inf)
     assert paired(d, np.zeros(n)).sign_flip_p == pytest.approx(theirs.pvalue, rel=EXACT)
+
+
+@given(st.data())
+def test_sign_flips_by_halves_lose_no_tie(data: st.DataObject) -> None:
+    d = data.draw(st.lists(st.integers(-3, 3), min_size=14, max_size=14))  # full of ties
+    found = paired(np.array(d) / 300, np.zeros(14)).sign_flip_p
+    signs = np.array(list(itertools.product((1, -1), repeat=14)))
+    assert found == pytest.approx(np.mean(np.abs(signs @ d) >= abs(sum(d))), rel=EXACT)
 
 
 def test_sign_flips_of_many_seeds_are_drawn_alike_each_time() -> None:
@@ -280,12 +288,13 @@ def test_tests_that_were_not_made_do_not_count_in_holm(p: list[float]) -> None:
 # --- power ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n", [3, 5, 10, 100, 10_000])
+@pytest.mark.parametrize("n", [3, 5, 10, 100, 10_000, 40_000])
 def test_what_is_detectable_is_found_with_the_power_that_was_asked_for(n: int) -> None:
     delta = float(detectable(2.0, n))
     critical = stats.t.ppf(0.975, n - 1)
     power = stats.nct.sf(critical, n - 1, delta / 2 * math.sqrt(n))
-    assert power == pytest.approx(0.8, abs=1e-6)  # the accuracy of the inverse that is used
+    # The accuracy of the inverse that is used, and of the normal distribution for 40,000.
+    assert power == pytest.approx(0.8, abs=1e-6 if n <= 10_000 else 1e-4)
 
 
 @given(st.floats(0.0281, 20))  # 10,000 pairs find 0.028
@@ -299,8 +308,6 @@ def test_no_number_of_seeds_shows_nothing() -> None:
     assert np.isnan(seeds_needed(1.0, [0.0, 1e-9, math.nan])).all()
     assert np.isnan(detectable(1.0, [0, 1, 2])).all()
     assert seeds_needed(1.0, [1.0, -1.0]).tolist() == [10, 10]
-    with pytest.raises(ValueError, match="10000"):
-        detectable(1.0, 10_001)
 
 
 def test_simulated_studies_find_what_is_detectable_four_times_in_five() -> None:
