@@ -332,14 +332,11 @@ def _notes(frame: pd.DataFrame, rows: Sequence[Comparison], alpha: float) -> Ite
         f"{100 * (1 - alpha):g} %."
     )
     sizes = {row.family: row.family_size for row in rows}
-    told = {
-        "aggregate": "of the values that stand for a whole trial",
-        "per group": "of single groups",
-    }
-    each = [f"{sizes[family]} {words}" for family, words in told.items() if family in sizes]
+    told = (("aggregate", "of whole trials"), ("per group", "of single groups"))
+    each = [f"{sizes[family]} tests {words}" for family, words in told if family in sizes]
     yield (
-        f"p is corrected by Holm's method within a family of tests at level {level}: "
-        f"{' and, for itself, '.join(each)}; margins are tested in the same families."
+        f"p is corrected by Holm's method at level {level} within each family: {', '.join(each)}; "
+        "margins are tested in the same families."
     )
     fewest = min((row.paired.n for row in rows if row.paired.p is not None), default=0)
     if fewest and 2.0 ** (1 - fewest) > alpha:

@@ -270,6 +270,18 @@ def test_more_seeds_do_not_take_away_the_noise_of_the_items(store: Store) -> Non
     assert left.se == pytest.approx(right.se)
 
 
+def test_resamples_in_which_a_metric_is_undefined_are_left_out(store: Store) -> None:
+    names, group, label = items(30)
+    score = np.random.default_rng(13).normal(0, 1, len(names))
+    score[::30] = [5.0, 5.0]  # one item of each group reaches the threshold
+    base = put(store, "base", 0, Predictions(names, group, label, score), threshold=4.0)
+    other = put(store, "other", 0, Predictions(names, group, label, score + label), threshold=4.0)
+    found = noise_of(store, {0: {0: base}, 1: {0: other}}, "precision", "A")
+    assert isinstance(found, ImageNoise)
+    # An item is in 1 - (1 - 1/n)^n of all resamples of its class: 65 % for 10.
+    assert 500 < int(found.method.removeprefix("stratified bootstrap (B = ").rstrip(")")) < 750
+
+
 # --- what cannot be told --------------------------------------------------------------------------
 
 

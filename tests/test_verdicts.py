@@ -116,6 +116,7 @@ def test_the_published_runs_are_compared_as_scipy_does(stored: pd.DataFrame) -> 
     assert mean.why == (
         "+0.92 points, 95 % CI [+0.64, +1.19], p = 8e-4 (Holm 0.0016)"  # means are not rounded
     )
+    assert "3 tests of whole trials, 12 tests of single groups" in found.notes[1]
     assert any("0.0625" in note for note in found.notes)
 
 
@@ -222,6 +223,30 @@ def test_seeds_that_only_one_has_are_named_and_left_out() -> None:
     assert (found.seeds, found.unpaired) == ((0, 2, 4), (1, 3))
     assert found.paired == paired([0.91, 0.93, 0.95], [0.90, 0.90, 0.91])
     assert found.why.endswith("seeds 1, 3 left out, for only one of the two has a value")
+
+
+def test_many_seeds_that_are_left_out_are_counted() -> None:
+    random = np.random.default_rng(2)
+    a, b = random.normal(0.9, 0.01, 12), random.normal(0.9, 0.01, 12)
+    a[:8] = math.nan
+    assert "; seeds 0, 1, 2, 3, 4 and 3 more left out" in one(a.tolist(), b.tolist()).why
+
+
+def test_a_difference_that_no_number_of_seeds_shows_is_told() -> None:
+    a, b = [0.90, 0.92, 0.91, 0.9301], [0.91, 0.91, 0.92, 0.92]  # differ by 0.0025 points
+    found = one(a, b)
+    assert found.seeds_needed is None
+    assert found.why.endswith("points, and 10,000 would not show this difference")
+
+
+def test_what_is_significant_alone_and_not_in_its_family_says_so() -> None:
+    random = np.random.default_rng(1)
+    values = random.normal(0.9, 0.01, (1, 12, 5, 4))
+    table = framed(values, arms=[f"arm {i}" for i in range(12)])
+    rows = [r for r in compare(table, baseline="arm 0").rows if r.verdict == "inconclusive"]
+    alone = [row for row in rows if row.paired.p is not None and row.paired.p <= 0.05]
+    assert alone
+    assert all(row.why.endswith("alone, but not among so many tests") for row in alone)
 
 
 def test_a_group_that_is_undefined_at_a_seed_costs_that_group_and_the_mean_alone() -> None:
