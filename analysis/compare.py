@@ -209,7 +209,10 @@ def paired_p(a: ArrayLike, b: ArrayLike) -> Floats:
 
 def optional(values: Floats) -> list[float | None]:
     """Shape (k,) as plain floats, None for NaN."""
-    return [None if math.isnan(value) else value for value in values.tolist()]
+    found = values.astype(object)
+    found[np.isnan(values)] = None
+    as_list: list[float | None] = found.tolist()
+    return as_list
 
 
 def _moments(values: Floats, there: NDArray[np.bool_], n: Ints) -> tuple[Floats, Floats]:

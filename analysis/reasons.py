@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from analysis.compare import FEWEST, Paired
 
 Verdict = Literal["better", "worse", "equivalent", "inconclusive", "not testable"]
+
+_SIGNED_ZERO = re.compile(r"[+-](0(?:\.0*)?)(?![\d.])")
 
 CHOSEN = "drawn by a search and measured on the seeds it is chosen by"
 
@@ -22,11 +25,6 @@ class Unit:
     """
 
     is_rate: bool
-
-    def signed(self, value: float, decimals: int) -> str:
-        """A difference without its unit; zero has no sign."""
-        text = f"{self._scaled(value):+.{decimals}f}"
-        return text if text.strip("+-0.") else text[1:]
 
     def exactly(self, value: float) -> str:
         """A difference that does not vary, with its sign and unit."""
@@ -45,11 +43,14 @@ class Unit:
         return f"{shown:.{decimals_of(shown)}f}" + (" points" if self.is_rate else "")
 
     def interval(self, difference: float, low: float, high: float, coverage: float) -> str:
-        """As in ``+0.91 points, 95 % CI [+0.63, +1.20]``."""
-        digits = decimals_of(self._scaled(high - low) / 2)
-        ends = f"[{self.signed(low, digits)}, {self.signed(high, digits)}]"
-        unit = " points" if self.is_rate else ""
-        return f"{self.signed(difference, digits)}{unit}, {100 * coverage:g} % CI {ends}"
+        """As in ``+0.91 points, 95 % CI [+0.63, +1.20]``; zero has no sign."""
+        scale, unit = (100, " points") if self.is_rate else (1, "")
+        d = decimals_of(scale * (high - low) / 2)
+        text = (
+            f"{scale * difference:+.{d}f}{unit}, {100 * coverage:g} % CI "
+            f"[{scale * low:+.{d}f}, {scale * high:+.{d}f}]"
+        )
+        return _SIGNED_ZERO.sub(r"\1", text) if "+0" in text or "-0" in text else text
 
     def _scaled(self, value: float) -> float:
         return 100 * value if self.is_rate else value
