@@ -21,6 +21,7 @@ from analysis.pairing import Matrix, NoBaseline, configurations, find_baseline, 
 from analysis.power import detectable, seeds_needed, smallest_margin, tost
 from analysis.reasons import CHOSEN, Case, Unit, Verdict
 from analysis.testset import Asked, ImageNoise, image_noise
+from hdsweep.errors import SpecError
 from hdsweep.metrics import POOLED, parse_metric
 from hdsweep.store import Store
 
@@ -122,6 +123,7 @@ def compare(
     directions: Mapping[str, bool] | None = None,
     alpha: float = 0.05,
     store: Store | None = None,
+    checked: bool = False,
 ) -> Comparisons:
     """Compare every configuration with the baseline, by metric and group.
 
@@ -135,6 +137,9 @@ def compare(
         directions: Whether larger is better, of scalars: only their method knows.
         alpha: Level of tests, and 1 - coverage of intervals.
         store: Where predictions are, for the noise of the test items; by default it is left out.
+        checked: Whether the baseline is known to be in the sweep file. It may have no rows all the
+            same, where another configuration of its arm was confirmed; that is told in
+            ``why_none``, and no mistake.
 
     Raises:
         SpecError: No configuration has the name of the baseline.
@@ -145,6 +150,11 @@ def compare(
         base = find_baseline(known, baseline)
     except NoBaseline as why:
         return Comparisons("", None, alpha, (), str(why))
+    except SpecError:
+        if not checked:
+            raise
+        why_none = f"the baseline '{baseline}' is not among the configurations that are reported"
+        return Comparisons("", None, alpha, (), why_none)
     data = matrix(frame, known, base)
     declared = [(margins or {}).get(metric, math.nan) for metric in data.metrics]
     tests = _Tests.of(data, np.array(declared), alpha)

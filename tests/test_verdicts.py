@@ -356,6 +356,15 @@ def test_a_baseline_that_is_not_there_is_refused(name: str, message: str) -> Non
     assert message in str(refused.value)
 
 
+def test_a_baseline_of_the_file_that_was_not_confirmed_is_no_mistake() -> None:
+    found = compare(ready(), baseline="topk q_percent=7", checked=True)
+    assert (found.rows, found.baseline_cell) == ((), None)
+    assert found.why_none == (
+        "the baseline 'topk q_percent=7' is not among the configurations that are reported"
+    )
+    assert compare(ready(), baseline="baseline", checked=True).rows
+
+
 def test_what_a_search_drew_is_no_baseline() -> None:
     values = np.random.default_rng(8).normal(0.9, 0.01, (1, 2, 3, 4))
     table = framed(values, arms=["tuned", "other"], numbers=[0, None])
