@@ -61,33 +61,48 @@ class Runs:
     def __init__(self, swept: Iterable[str]) -> None:
         self.by_trial: dict[str, Run] = {}
         self._swept = frozenset(swept)
-        self._settings: dict[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]] = {}
-        self._facts: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
+        self._settings: dict[object, tuple[tuple[str, str], ...]] = {}
+        self._facts: dict[object, Mapping[str, str]] = {}
 
     def add(self, record: TrialRecord) -> None:
         """Take down one."""
         trial, origin = record.trial, record.provenance
-        params: Mapping[str, Any] = trial.get("params", {})
-        swept = self._swept
-        settings = tuple(
-            (name, value if isinstance(value, str) else json.dumps(value))
-            for name, value in params.items()
-            if name not in swept
-        )
-        facts = tuple(_facts(origin))
         gpus = origin.get("gpus")
         imported = origin.get("imported")
         self.by_trial[record.id] = Run(
             method=f"{trial.get('method')} {trial.get('version')}",
-            settings=self._settings.setdefault(settings, settings),
+            settings=self._settings_of(trial.get("params", {})),
             data=str(trial.get("fingerprint", "")),
-            facts=self._facts.setdefault(facts, dict(facts)),
+            facts=self._facts_of(origin),
             started=record.started,
             wall_s=record.wall_s,
             gpus=float(gpus) if isinstance(gpus, int | float) else None,
             scalars=record.scalars if record.status == "ok" else {},
             imported=str(imported.get("file", "")) if isinstance(imported, dict) else "",
         )
+
+    def _settings_of(self, params: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+        swept = self._swept
+        fixed = [item for item in params.items() if item[0] not in swept]
+        key = repr(fixed)
+        if key not in self._settings:
+            self._settings[key] = tuple(
+                (name, value if isinstance(value, str) else json.dumps(value))
+                for name, value in fixed
+            )
+        return self._settings[key]
+
+    def _facts_of(self, origin: Mapping[str, Any]) -> Mapping[str, str]:
+        packages = origin.get("packages")
+        named = tuple(packages.items()) if isinstance(packages, dict) else ()
+        # A hundred thousand records come of a few processes.
+        key = (*(str(origin.get(name)) for name in _ORIGIN), str(named))
+        if key not in self._facts:
+            self._facts[key] = dict(_facts(origin))
+        return self._facts[key]
+
+
+_ORIGIN = ("git", "source", "host", "python", "threads", "gpu", "device")
 
 
 def _facts(origin: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

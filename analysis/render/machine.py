@@ -8,6 +8,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import orjson
+
 from analysis.ablations import Ablation
 from analysis.frame import KNOB, NOT_RUN, SKIPPED
 from analysis.summary import Summary
@@ -72,7 +74,8 @@ def _csv_rows(rows: Sequence[Mapping[str, Any]]) -> str:
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     """Inner ones as ``name.inner``, knobs as ``knob.name``; lists in one cell."""
     found: dict[str, Any] = {}
-    for name, value in row.items():
+    for name, given in row.items():
+        value = _fields(given) if hasattr(given, "__dataclass_fields__") else given
         if isinstance(value, Mapping):
             prefix = KNOB if name == "knobs" else f"{name}."
             found |= {prefix + inner: one for inner, one in value.items()}
@@ -108,7 +111,7 @@ def json_of(tables: Sequence[Table], summary: Summary | None = None) -> str:
     value: dict[str, Any] = {"format": FORMAT, "tables": [_json_table(table) for table in tables]}
     if summary is not None:
         value |= _json_summary(summary)
-    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+    return _text(value) + "\n"
 
 
 def _json_summary(summary: Summary) -> dict[str, Any]:
@@ -159,10 +162,13 @@ def _json_cell(cell: Cell) -> dict[str, Any]:
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    """Of a dataclass, those of inner ones included."""
-    # dataclasses.asdict copies deeply, which takes a second for 2000 rows
-    return {name: _plain(getattr(value, name)) for name in value.__slots__}
+    """Of a dataclass, and not of those within; ``asdict`` copies deeply, which takes seconds."""
+    return {name: getattr(value, name) for name in value.__slots__}
 
 
-def _plain(value: Any) -> Any:
-    return _fields(value) if hasattr(value, "__dataclass_fields__") else value
+def _text(value: Mapping[str, Any]) -> str:
+    """JSON; what is no number is null."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # half a character, of a file name that is not UTF-8
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_fields)
