@@ -115,13 +115,18 @@ def summarize(
     asked = [found.metric for text in sweep.expect if (found := criterion(text))]
     judged = list(dict.fromkeys([*metrics, *sweep.metrics]))
     frame, runs = frames.read(store, sweep, list(dict.fromkeys([*judged, *asked])), part=part)
-    tables = tuple(marked(main_table(frame, name, ddof), frame) for name in metrics)
+    directions = _directions(sweep)
+    tables = tuple(
+        marked(_directed(main_table(frame, name, ddof), directions), frame) for name in metrics
+    )
     compared = frame[frame["metric"].isin({_key(name) for name in judged})]
     comparisons = verdicts.compare(
         compared,
         baseline=sweep.baseline if baseline is None else baseline,
         margins={**sweep.margins, **{_key(name): m for name, m in (margins or {}).items()}},
+        directions=directions,
         store=store if images else None,
+        checked=baseline is None,
     )
     # Tests are corrected for all metrics of the sweep, however few of them are looked at.
     shown = {_key(name) for name in metrics}
@@ -154,6 +159,25 @@ def summarize(
 def _key(name: str) -> str:
     """A metric without its group."""
     return parse_metric(name, (name,)).key
+
+
+def _directions(sweep: PlannedSweep) -> dict[str, bool]:
+    """Scalar -> whether larger is better, as far as the sweep says what it seeks or expects."""
+    found: dict[str, bool] = {}
+    for search in sweep.searches:
+        found |= dict(zip(search.objectives, search.maximize, strict=True))
+    for text in sweep.expect:
+        if asked := criterion(text):
+            found[asked.metric] = asked.at_least
+    return {
+        name: up for name, up in found.items() if parse_metric(name, (name,)).definition is None
+    }
+
+
+def _directed(table: Table, directions: Mapping[str, bool]) -> Table:
+    if table.larger_is_better is not None or table.metric not in directions:
+        return table
+    return replace(table, larger_is_better=directions[table.metric])
 
 
 def _counts(frame: pd.DataFrame) -> dict[str, int]:
