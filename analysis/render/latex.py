@@ -15,9 +15,9 @@ _ESCAPED = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "%": r"\%", "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
-    "'": r"\textquotesingle{}", "`": r"\textasciigrave{}", "±": r"$\pm$", "×": r"$\times$",
+    "`": r"\textasciigrave{}", "±": r"$\pm$", "×": r"$\times$",
     "—": r"\textemdash{}", "–": r"\textendash{}", "−": "$-$", "·": r"$\cdot$",
-    DAGGER: r"\dag{}", "≥": r"$\geq$", "≤": r"$\leq$",
+    DAGGER: r"$\dagger$", "≥": r"$\geq$", "≤": r"$\leq$",
 }  # fmt: skip
 _LATIN = 0x17F  # last code point that pdflatex sets without further packages
 
