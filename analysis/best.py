@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.compare import holm, paired_p
+from analysis.compare import holm, pairs
+from analysis.sheets import precision
 from analysis.tables import Cell, Row, Table
 from hdsweep.metrics import parse_metric
 
 _LEVEL = 0.05
-_DIGITS = 4  # of a rate: two decimals of a percentage
 
 
 def marked(table: Table, frame: pd.DataFrame) -> Table:
@@ -57,7 +57,7 @@ def _judged(table: Table, column: str, by_seed: NDArray[np.float64]) -> dict[int
     given = {n: row.cells[column] for n, row in enumerate(table.rows) if column in row.cells}
     sign = 1.0 if table.larger_is_better else -1.0
     worth = {
-        n: sign * round(cell.mean, _DIGITS)
+        n: sign * _printed(cell.mean, table.is_rate)
         for n, cell in given.items()
         if cell.mean is not None and cell.n >= 2 and cell.n == cell.planned
         if not is_optimistic(table.rows[n])
@@ -72,11 +72,20 @@ def _judged(table: Table, column: str, by_seed: NDArray[np.float64]) -> dict[int
         for n, cell in given.items()
         if cell.mean is not None and n not in best and not is_optimistic(table.rows[n])
     ]
-    p = holm(paired_p(by_seed[others], by_seed[reference])) if others else np.array([])
     found = {n: replace(given[n], best=True) for n in best}
-    for n, one in zip(others, p, strict=True):
-        found[n] = replace(given[n], behind=bool(one <= _LEVEL))  # NaN, no test, is not behind
+    if others:
+        tests = pairs(by_seed[others], by_seed[reference])
+        apart = holm(tests.p) <= _LEVEL  # NaN, no test, is not apart
+        worse = sign * tests.difference < 0
+        for n, far, below in zip(others, apart.tolist(), worse.tolist(), strict=True):
+            # What may not be bold, for a seed is missing, can be better than what is.
+            found[n] = replace(given[n], behind=(True if below else None) if far else False)
     return found
+
+
+def _printed(mean: float, is_rate: bool) -> float:
+    scale, decimals = precision(mean, is_rate)
+    return float(f"{scale * mean:.{decimals}f}")
 
 
 def is_optimistic(row: Row) -> bool:

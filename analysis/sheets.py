@@ -7,6 +7,7 @@ format escapes them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,3 +60,18 @@ class Sheet:
     rows: tuple[tuple[Shown, ...], ...]
     caption: tuple[str, ...] = ()
     metric: str = ""
+
+
+def precision(value: float, is_rate: bool) -> tuple[float, int]:
+    """How a value is printed: what it is multiplied by, and its decimals.
+
+    Args:
+        value: To print.
+        is_rate: Rates are in percent with two decimals, others have four significant digits.
+    """
+    return (100.0, 2) if is_rate else (1.0, significant(value))
+
+
+def significant(value: float) -> int:
+    """Decimals that show four significant digits, whatever the unit."""
+    return min(max(3 - math.floor(math.log10(abs(value))), 0), 12) if value else 2

@@ -54,7 +54,8 @@ class Cell:
         missing: The others, in the order of seeds.
         best: Whether it is the best of its column, at the precision that is printed.
         behind: Whether it is significantly worse than the best of its column; None where that was
-            not asked, of the best itself, and where no cell may be called best.
+            not asked, of the best itself, where no cell may be called best, and of an incomplete
+            one that is significantly better than that.
     """
 
     mean: float | None

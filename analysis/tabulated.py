@@ -6,14 +6,13 @@ the cell and explained below the table.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 
 from analysis.ablations import Ablation
 from analysis.frame import MEAN
 from analysis.searches import how_far, is_optimistic
-from analysis.sheets import DAGGER, Sheet, Shown
+from analysis.sheets import DAGGER, Sheet, Shown, precision, significant
 from analysis.tables import Cell, Missing, Row, Table
 from hdsweep.metrics import POOLED
 from hdsweep.planned import cell_name, knob_text
@@ -110,7 +109,7 @@ def cell_text(cell: Cell, is_rate: bool, show_n: bool = False) -> str:
     if cell.mean is None:
         kinds = Counter(trial.status for trial in cell.missing)
         return f"— ({_counted(kinds) if len(kinds) > 1 else ''.join(kinds) or 'not planned'})"
-    scale, decimals = (100, 2) if is_rate else (1, _decimals(cell.mean))
+    scale, decimals = precision(cell.mean, is_rate)
     text = f"{scale * cell.mean:.{decimals}f}"
     if cell.std is not None:
         text += f"±{scale * cell.std:.{decimals}f}"
@@ -129,13 +128,8 @@ def number(value: float | None, scale: float, decimals: int | None = None) -> Sh
     """
     if value is None:
         return Shown("—")
-    places = (2 if scale != 1.0 else _decimals(value)) if decimals is None else decimals
+    places = (2 if scale != 1.0 else significant(value)) if decimals is None else decimals
     return Shown(f"{scale * value:.{places}f}", value)
-
-
-def _decimals(value: float) -> int:
-    # Four significant digits, whatever the unit.
-    return min(max(3 - math.floor(math.log10(abs(value))), 0), 12) if value else 2
 
 
 def _counted(kinds: Counter[str]) -> str:
