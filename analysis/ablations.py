@@ -2,7 +2,8 @@
 
 Over one knob its values go down and metrics across; over two, one goes down, the other across, and
 each metric has a table. Configurations of an arm that differ in further knobs are never averaged:
-each setting of those has tables of its own.
+each setting of those has tables of its own. A configuration that lacks a knob, which depends on
+another, stands under ``ABSENT``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.best import is_optimistic, marked
@@ -19,7 +21,8 @@ from analysis.tables import Cell, Row, Table
 from hdsweep.errors import SpecError, did_you_mean
 from hdsweep.identity import canonical_json
 
-_MOST = 12  # tables of one arm
+ABSENT = "—"
+"""Stands for the value of a knob that a configuration does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +32,8 @@ class Ablation:
     Args:
         arm: Its name.
         knobs: One, or the one that goes down and the one that goes across.
-        fixed: Values of its other knobs.
-        down: Values of the first knob, in order.
+        fixed: Values of its other knobs, but for those that follow from the ones it is over.
+        down: Values of the first knob, in order; ABSENT last.
         across: Values of the second, in order; names of metrics where there is one knob.
         cells: By ``down``, then ``across``; None where the sweep has no such configuration.
         tables: Of the metrics shown: of each that is across, or of the one that two knobs show.
@@ -56,10 +59,14 @@ def ablations(
         knobs: One or two of them; by default those of arms that sweep no other.
 
     Raises:
-        SpecError: A knob that no arm lists several values of, or three of them.
+        SpecError: A knob that no arm lists several values of, three of them, one twice, or two that
+            no arm has.
     """
     if len(knobs) > 2:
         raise SpecError(f"an ablation is over one knob or two, found {', '.join(knobs)}")
+    if len(set(knobs)) < len(knobs):
+        raise SpecError(f"an ablation over two knobs names '{knobs[0]}' twice; name another")
+    lines = frame.groupby("cell", sort=False).indices
     found: list[Ablation] = []
     swept: dict[str, None] = {}
     for arm in dict.fromkeys(row.arm for table in tables for row in table.rows):
@@ -71,15 +78,19 @@ def ablations(
             continue
         settings: dict[bytes, list[Row]] = {}
         for row in rows:
-            rest = {name: value for name, value in row.knobs.items() if name not in wanted}
+            rest = [row.knobs.get(name, ABSENT) for name in own if name not in wanted]
             settings.setdefault(canonical_json(rest), []).append(row)
-        for alike in list(settings.values())[:_MOST]:
-            found += _over(tables, frame, arm, wanted, alike)
+        for alike in settings.values():
+            of_rows = frame.iloc[np.sort(np.concatenate([lines[row.cell] for row in alike]))]
+            found += _over(tables, of_rows, arm, wanted, alike)
     for name in knobs:
         if name not in swept:
             raise SpecError(
                 f"no arm lists several values of a knob '{name}'{did_you_mean(name, swept)}"
             )
+    if knobs and not found:
+        both = " and ".join(f"'{name}'" for name in knobs)
+        raise SpecError(f"no arm has configurations that differ in {both} and in nothing else")
     return tuple(found)
 
 
@@ -95,6 +106,11 @@ def _values(rows: Sequence[Row], name: str) -> list[Any]:
     return sorted(numbers) + [value for value in values if not _is_number(value)]
 
 
+def _all_values(rows: Sequence[Row], name: str) -> list[Any]:
+    """The same, and ABSENT."""
+    return _values(rows, name) + [ABSENT] * any(name not in row.knobs for row in rows)
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -107,9 +123,13 @@ def _over(
     rows: Sequence[Row],
 ) -> list[Ablation]:
     places = {row.cell for row in rows}
-    fixed = {name: v for name, v in rows[0].knobs.items() if name not in knobs}
-    down = _values(rows, knobs[0])
-    if len(down) < 2:
+    fixed = {
+        name: value
+        for name, value in rows[0].knobs.items()
+        if name not in knobs and len({_key([row.knobs.get(name, ABSENT)]) for row in rows}) == 1
+    }
+    down, *across = (_all_values(rows, name) for name in knobs)
+    if len(rows) < 2:
         return []
     own = []
     for table in tables:
@@ -122,13 +142,12 @@ def _over(
         cells = tuple(tuple(cells.get(_key([value])) for cells in known) for value in down)
         names = tuple(table.metric for table in own)
         return [Ablation(arm, tuple(knobs), fixed, tuple(down), names, cells, tuple(own))]
-    across = _values(rows, knobs[1])
     found = []
     for table in own:
         settings = _by_setting(table, knobs)
-        cells = tuple(tuple(settings.get(_key([x, y])) for y in across) for x in down)
+        cells = tuple(tuple(settings.get(_key([x, y])) for y in across[0]) for x in down)
         found.append(
-            Ablation(arm, tuple(knobs), fixed, tuple(down), tuple(across), cells, (table,))
+            Ablation(arm, tuple(knobs), fixed, tuple(down), tuple(across[0]), cells, (table,))
         )
     return found
 
@@ -137,9 +156,8 @@ def _by_setting(table: Table, knobs: Sequence[str]) -> dict[bytes, Cell | None]:
     """Values of knobs -> the cell in the first column of the first row that has them."""
     found: dict[bytes, Cell | None] = {}
     for row in table.rows:
-        if all(name in row.knobs for name in knobs):
-            cell = row.cells.get(table.columns[0])
-            found.setdefault(_key([row.knobs[name] for name in knobs]), cell)
+        cell = row.cells.get(table.columns[0])
+        found.setdefault(_key([row.knobs.get(name, ABSENT) for name in knobs]), cell)
     return found
 
 

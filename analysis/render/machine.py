@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from analysis.ablations import Ablation
+from analysis.ablations import ABSENT, Ablation
 from analysis.frame import KNOB, NOT_RUN, SKIPPED
 from analysis.summary import Summary
 from analysis.tables import UNDEFINED, Cell, Table
@@ -94,6 +94,7 @@ def _ablated(found: Ablation) -> list[dict[str, Any]]:
             knobs = {**found.fixed, found.knobs[0]: down}
             if crossed:
                 knobs[found.knobs[1]] = across
+            knobs = {name: value for name, value in knobs.items() if value is not ABSENT}
             metric = found.tables[0].metric if crossed else across
             line = {"arm": found.arm, "over": found.knobs, "metric": metric, "knobs": knobs}
             values = {name: getattr(cell, name) for name in ("mean", "std", "n", "planned", "ddof")}
