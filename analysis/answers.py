@@ -9,6 +9,7 @@ from analysis.criteria import Criterion
 from analysis.frame import MEAN, NOT_RUN
 from analysis.runs import Differs
 from analysis.verdicts import Comparison, Comparisons, Verdict
+from hdsweep.metrics import parse_metric
 from hdsweep.planned import cell_name
 
 _MOST_NAMED = 3
@@ -27,12 +28,22 @@ def answer(
     criteria: Sequence[Criterion],
     differs: Sequence[Differs],
     counts: Mapping[str, int],
+    metrics: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """Sentences for people: how far the sweep is, verdicts, criteria, and what casts doubt."""
+    """Sentences for people: how far the sweep is, verdicts, criteria, and what casts doubt.
+
+    Args:
+        comparisons: With the baseline.
+        criteria: Of the sweep file.
+        differs: In what arms differ.
+        counts: Status -> planned trials.
+        metrics: That are reported, in the metric grammar: each has a sentence of verdicts. By
+            default all that stand for whole trials.
+    """
     return (
         *_progress(counts),
         *(f"Caution, arms differ in {one.text}." for one in differs if one.serious),
-        *_verdicts(comparisons),
+        *_verdicts(comparisons, metrics),
         *_criteria(criteria),
     )
 
@@ -43,23 +54,21 @@ def _progress(counts: Mapping[str, int]) -> list[str]:
         return []
     others = ", ".join(f"{n} {status}" for status, n in counts.items() if status != "ok" and n)
     if not ok:
-        return [f"None of {planned} planned trials has a result yet ({others})."]
+        yet = " yet" if counts.get(NOT_RUN) else ""
+        return [f"None of {planned} planned trials has a result{yet} ({others})."]
     return [
         f"{ok} of {planned} planned trials have results ({others})"
         + ("; what follows may change." if counts.get(NOT_RUN) else ".")
     ]
 
 
-def _verdicts(comparisons: Comparisons) -> list[str]:
+def _verdicts(comparisons: Comparisons, metrics: Sequence[str]) -> list[str]:
     if not comparisons.rows:
         return [f"{comparisons.why_none[:1].upper()}{comparisons.why_none[1:]}."] * bool(
             comparisons.why_none
         )
     found = []
-    aggregate = [row for row in comparisons.rows if row.family == "aggregate"]
-    for (metric, group), of_metric in groupby(aggregate, key=lambda row: (row.metric, row.group)):
-        rows = list(of_metric)
-        name = metric if group == MEAN else f"{metric}[{group}]"
+    for name, rows in _of_metrics(comparisons.rows, metrics).items():
         said = []
         for verdict in _ORDER:
             own = [row for row in rows if row.verdict == verdict]
@@ -68,6 +77,26 @@ def _verdicts(comparisons: Comparisons) -> list[str]:
                 text = _SAID[verdict].format(baseline=comparisons.baseline)
                 said.append(f"{_named(own, len(rows))} {verb} {text}{_by(own)}")
         found.append(f"{name}: {'; '.join(said)}.")
+    return found
+
+
+def _of_metrics(rows: Sequence[Comparison], metrics: Sequence[str]) -> dict[str, list[Comparison]]:
+    """Name of what is compared -> its rows, in the order of the plan."""
+    found: dict[str, list[Comparison]] = {}
+    for text in metrics:
+        metric = parse_metric(text, (text,))
+        own = [
+            row
+            for row in rows
+            if row.metric == metric.key
+            and (row.family == "aggregate" if metric.group is None else row.group == metric.group)
+        ]
+        if own:
+            found[metric.text] = own
+    for row in () if metrics else rows:
+        if row.family == "aggregate":
+            name = row.metric if row.group == MEAN else f"{row.metric}[{row.group}]"
+            found.setdefault(name, []).append(row)
     return found
 
 
@@ -90,15 +119,27 @@ def _criteria(criteria: Sequence[Criterion]) -> list[str]:
     found = []
     for text, of_text in groupby(criteria, key=lambda one: one.text):
         rows = list(of_text)
-        met = [cell_name(one.arm, one.knobs, one.number) for one in rows if one.met == "met"]
-        waiting = sum(one.met == "open" for one in rows)
-        tail = f"; {waiting} still open" if waiting else ""
-        if not met:
-            found.append(f"Criterion {text}: met by none of {len(rows)} configurations{tail}.")
-        else:
+        listed = [one for one in rows if not one.optimistic]
+        met = [cell_name(one.arm, one.knobs, one.number) for one in listed if one.met == "met"]
+        said = []
+        if met:
             more = f" and {len(met) - _MOST_NAMED} more" if len(met) > _MOST_NAMED else ""
-            found.append(
-                f"Criterion {text}: met by {', '.join(met[:_MOST_NAMED])}{more}, "
-                f"of {len(rows)} configurations{tail}."
+            said.append(
+                f"met by {', '.join(met[:_MOST_NAMED])}{more}, of {_configurations(len(listed))}"
             )
+        elif listed:
+            said.append(f"met by none of {_configurations(len(listed))}")
+        if drawn := [one for one in rows if one.optimistic]:
+            also = sum(one.met == "met" for one in drawn)
+            said.append(
+                f"{also} of {len(drawn)} that a search drew reach it, on the seeds that it chose "
+                "by, which is optimistic"
+            )
+        if waiting := sum(one.met == "open" for one in rows):
+            said.append(f"{waiting} still open")
+        found.append(f"Criterion {text}: {'; '.join(said)}.")
     return found
+
+
+def _configurations(count: int) -> str:
+    return f"{count} configuration{'s' * (count != 1)}"

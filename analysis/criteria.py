@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from analysis.frame import KNOB, MEAN
+from hdsweep import strategy
 from hdsweep.metrics import parse_metric
 from hdsweep.strategy import criterion
 
 Met = Literal["met", "not met", "open"]
 
 _LEVEL = 0.95
+_ROUNDING = 1e-12  # of a mean, relative: thousands of units in the last place
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Criterion:
         n, planned: Seeds that have a value, and that were planned.
         met: ``open`` while a planned seed is missing.
         sure: Whether the whole interval lies on the side on which the mean is.
+        optimistic: Whether a search drew it, and chose by the very seeds that the mean is over.
     """
 
     text: str
@@ -46,6 +49,7 @@ class Criterion:
     planned: int
     met: Met
     sure: bool
+    optimistic: bool = False
 
 
 def held(frame: pd.DataFrame, expect: Sequence[str]) -> tuple[Criterion, ...]:
@@ -69,9 +73,10 @@ def held(frame: pd.DataFrame, expect: Sequence[str]) -> tuple[Criterion, ...]:
         low, high = interval(*(counted[name].to_numpy() for name in ("mean", "std", "count")))
         described = rows.drop_duplicates("cell")
         settings = zip(*(described[name] for name in knobs), strict=True) if knobs else None
-        for arm, number, setting, mean, n, planned, ends in zip(
+        for arm, number, part, setting, mean, n, planned, ends in zip(
             described["arm"],
             described["number"],
+            described["part"],
             settings or ((),) * len(described),
             counted["mean"].tolist(),
             counted["count"].tolist(),
@@ -79,7 +84,7 @@ def held(frame: pd.DataFrame, expect: Sequence[str]) -> tuple[Criterion, ...]:
             zip(low.tolist(), high.tolist(), strict=True),
             strict=True,
         ):
-            good = n > 0 and asked.holds(mean)
+            good = n > 0 and _reaches(asked, mean)
             known = not math.isnan(ends[0])
             found.append(
                 Criterion(
@@ -97,10 +102,17 @@ def held(frame: pd.DataFrame, expect: Sequence[str]) -> tuple[Criterion, ...]:
                     n=n,
                     planned=planned,
                     met="open" if n < planned else "met" if good else "not met",
-                    sure=known and all(asked.holds(end) == good for end in ends),
+                    sure=known and all(_reaches(asked, end) == good for end in ends),
+                    optimistic=number is not pd.NA and part != "confirm",
                 )
             )
     return tuple(found)
+
+
+def _reaches(asked: strategy.Criterion, value: float) -> bool:
+    # A mean of decimal numbers misses the number that it is by a rounding error.
+    near = math.isclose(value, asked.bound, rel_tol=_ROUNDING)
+    return asked.holds(asked.bound if near else value)
 
 
 def interval(

@@ -7,6 +7,7 @@ from typing import Any
 
 from analysis.criteria import Criterion
 from analysis.frame import MEAN
+from analysis.reasons import CHOSEN
 from analysis.runs import Cost
 from analysis.sheets import Sheet, Shown
 from analysis.tables import Table
@@ -30,21 +31,26 @@ def comparison(
     Args:
         comparisons: Of the sweep.
         table: Of the metric.
-        per_group: Whether groups have rows beside their mean.
+        per_group: Whether groups have rows beside their mean, where it is of all groups.
         brief: Whether to leave out effect sizes, power, equivalence and variances.
 
     Returns:
         None where the metric has no comparison.
     """
-    key = parse_metric(table.metric, (table.metric,)).key
+    asked = parse_metric(table.metric, (table.metric,))
     rows = [
         row
         for row in comparisons.rows
-        if row.metric == key and (per_group or row.family == "aggregate")
+        if row.metric == asked.key
+        and (
+            row.group == asked.group
+            if asked.group is not None
+            else per_group or row.family == "aggregate"
+        )
     ]
     if not rows:
         return None
-    groups = any(row.group != MEAN for row in rows)
+    groups = asked.group is None and any(row.group != MEAN for row in rows)
     knobs = list(dict.fromkeys(name for row in rows for name in row.knobs))
     scale = 100.0 if table.is_rate else 1.0
     unit = " in points" if table.is_rate else ""
@@ -165,15 +171,15 @@ def criteria(found: Sequence[Criterion]) -> Sheet | None:
     """Every criterion against every configuration; None where there are none."""
     if not found:
         return None
-    said = {"met": "met", "not met": "not met", "open": "open"}
     rows = []
     for one in found:
-        sure = "" if one.met == "open" or one.sure else " (not sure)"
+        doubts = ["optimistic"] * one.optimistic + ["not sure"] * (not one.sure)
+        doubt = f" ({', '.join(doubts)})" if doubts and one.met != "open" else ""
         rows.append(
             (
                 Shown(one.text),
                 Shown(cell_name(one.arm, one.knobs, one.number)),
-                Shown(said[one.met] + sure, best=one.met == "met"),
+                Shown(one.met + doubt, best=one.met == "met" and not one.optimistic),
                 number(one.mean, 1.0),
                 _range(one.ci_low, one.ci_high),
                 Shown(f"{one.n}/{one.planned}", one.n),
@@ -184,6 +190,8 @@ def criteria(found: Sequence[Criterion]) -> Sheet | None:
         caption.append(
             "not sure: the 95 % interval of the mean holds the bound, or one seed has none"
         )
+    if any(one.met != "open" and one.optimistic for one in found):
+        caption.append(f"optimistic: {CHOSEN}")
     return Sheet(
         kind="criteria",
         title="Success criteria",

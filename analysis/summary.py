@@ -140,7 +140,7 @@ def summarize(
     return Summary(
         sweep=sweep.name,
         question=sweep.question,
-        answer=answer(comparisons, criteria, differs, counts),
+        answer=answer(comparisons, criteria, differs, counts, metrics),
         frame=frame,
         tables=tables,
         ablations=over_knobs.ablations(tables, frame, knobs),
