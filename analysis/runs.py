@@ -23,6 +23,8 @@ _BUDGET = re.compile(
 )
 """Names of parameters that give one arm more to learn from than another."""
 
+_SHORT = 12  # digits of a digest that people are shown
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -110,7 +112,10 @@ def _facts(origin: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     git = origin.get("git")
     if isinstance(git, dict) and git.get("commit"):
         changed = git.get("diff")
-        yield "commit", str(git["commit"])[:12] + (f" with changes {changed}" if changed else "")
+        yield (
+            "commit",
+            str(git["commit"])[:_SHORT] + (f" with changes {changed}" if changed else ""),
+        )
     for name in ("source", "host", "python", "threads"):
         if origin.get(name) is not None:
             yield name, str(origin[name])
@@ -214,7 +219,7 @@ def differences(cells: Sequence[PlannedCell], runs: Mapping[str, Run]) -> tuple[
                 continue
             named[cell.arm].update(name for name, _ in run.settings)
             _note(params, run.settings, cell.arm)
-            _note(others, (("method", run.method), ("data", run.data)), cell.arm)
+            _note(others, (("method", run.method), ("data", run.data[:_SHORT])), cell.arm)
             _note(others, run.facts.items(), cell.arm)
     everywhere = set.intersection(*named.values()) if named else set()
     params = {name: v for name, v in params.items() if len(v) > 1 and name in everywhere}
