@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Self
 
 from hdsweep import racing
@@ -42,6 +42,7 @@ class Agenda:
         targets: What is sought, raced for and chosen by.
         world: Where they run.
         rerun: Finished trials that are to be run again, as of ``Plan.pending``.
+        again: Ids of further ones.
         ahead: Whether to draw ahead, in a thread, while trials run.
     """
 
@@ -52,11 +53,12 @@ class Agenda:
         targets: Targets,
         world: World,
         rerun: Sequence[State] = (),
+        again: Collection[str] = (),
         *,
         ahead: bool = True,
     ) -> None:
         self._spec, self._plan, self._targets, self._world = spec, plan, targets, world
-        self._rerun = rerun
+        self._rerun, self._again = rerun, again
         self._queue = world.queue()
         self._capacity = 1
         self._entries: list[Entry] = []
@@ -223,7 +225,7 @@ class Agenda:
             self._of.setdefault(trial.id, []).append(entry)
             if trial.id in refused:
                 entry.ending[trial.id] = "infeasible"
-            elif not is_pending(state[trial.id], self._rerun):
+            elif not (trial.id in self._again or is_pending(state[trial.id], self._rerun)):
                 record = self._world.record(trial.id)
                 if record is not None:
                     self._keep(entry, record)
@@ -272,6 +274,11 @@ class Agenda:
 
     def _keep(self, entry: Entry, record: TrialRecord) -> None:
         entry.ending[record.id] = record.ending
+        method = entry.cell.trials[0].method
+        is_bug = (record.error or {}).get("kind") == "method"
+        # What was mended since may well run with the other seeds.
+        if is_bug and self._plan.planner.is_of_today(record, method):
+            entry.bugs.add(record.id)
         if record.ending == "ok":
             entry.values[record.id] = tuple(
                 self._world.value(record, target) for target in self._targets.all
@@ -288,6 +295,9 @@ class Agenda:
         bad = entry.ended_badly
         if bad is not None and bad[1] == "pruned":
             self._drop(entry, f"its configuration was stopped early, see seed {bad[0].seed}")
+            return
+        if entry.bug is not None:
+            self._drop(entry, f"seed {entry.bug.seed} of its configuration: an error in its method")
             return
         # The other seeds of a configuration that is only listed are replicates to be reported.
         searched = entry.cell.study is not None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import signal
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,18 +28,15 @@ if TYPE_CHECKING:
     from hdsweep.agenda import Agenda
 
 
-class Rerun(StrEnum):
-    """Finished trials that may be run again."""
-
-    failed = "failed"
-    diverged = "diverged"
-    stale = "stale"
-
-
 _NO_STAGES = (
     "Each trial does all its work itself and shares none; the results are the same. For measuring "
     "what a trial takes, or when shared work is under suspicion."
 )
+_RERUN = (
+    "Run finished trials again as well: failed, diverged, stale, or the first digits of a trial's "
+    "id, four or more. What they left is kept beside the new."
+)
+_AGAIN: tuple[State, ...] = ("failed", "diverged", "stale")  # what --rerun takes but ids
 _GOOD = ("cached", "stale")  # states whose record is ok
 
 
@@ -50,7 +47,7 @@ def run(
     address: Annotated[str | None, typer.Option(help="A running Ray cluster to join.")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="Logical GPUs to declare here.")] = None,
     cpus: Annotated[int | None, typer.Option(min=1, help="Logical CPUs to declare here.")] = None,
-    rerun: Annotated[list[Rerun] | None, typer.Option(help="Run these again as well.")] = None,
+    rerun: Annotated[list[str] | None, typer.Option(help=_RERUN)] = None,
     no_stages: Annotated[bool, typer.Option("--no-stages", help=_NO_STAGES)] = False,
     format: FormatOption = Format.terminal,
 ) -> None:
@@ -64,7 +61,7 @@ def run(
     with terminal(2) as console:
         made = ready(sweep, store, console.print)
         spec, plan, opened = made.spec, made.plan, made.store
-        again: list[State] = [state.value for state in rerun or ()]
+        again = _again(rerun or (), made)
         opened.create()
         with opened.driving(spec.name):
             opened.put_sweep(made.planned, sweep.read_bytes())
@@ -85,7 +82,7 @@ def run(
             if others:
                 options = shlex.join(part for one in others for part in ("--metric", str(one)))
                 console.print(Text(f"more: hdsweep report {spec.name} {options}", style="dim"))
-        stale = 0 if "stale" in again else plan.counts()["stale"]
+        stale = 0 if "stale" in again.states else plan.counts()["stale"]
         skipped = planned.skipped()
         for line in views.advice(asked, records, skipped, stale):
             console.print(line)
@@ -93,6 +90,42 @@ def run(
     bad |= {i for i, record in records.items() if record.status not in ("ok", "pruned")}
     if bad:
         raise typer.Exit(1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """Finished trials that are to be run again: those in some states, and some by their ids."""
+
+    states: tuple[State, ...]
+    ids: frozenset[str]
+
+
+def _again(asked: Sequence[str], made: Ready) -> _Again:
+    """What ``--rerun`` asks for, every trial in one of the states included."""
+    states = tuple(state for state in _AGAIN if state in asked)
+    prefixes = [word for word in asked if word not in states]
+    known = set(made.plan.state)
+    if prefixes and made.planned.name in made.store.sweeps():
+        known |= set(made.store.sweep(made.planned.name).labels())  # what was confirmed, too
+    ids = {_named(word, known, made.planned.name) for word in prefixes}
+    ids |= {i for i, state in made.plan.state.items() if state in states}
+    recorded = made.store.records(ids)
+    return _Again(states, frozenset(recorded))
+
+
+def _named(prefix: str, known: Collection[str], sweep: str) -> str:
+    """The one trial of a sweep whose id starts so."""
+    if not re.fullmatch(r"[0-9a-f]{4,20}", prefix):
+        raise SpecError(
+            f"--rerun {prefix}: neither {', '.join(_AGAIN)} nor a trial's id; give its first hex "
+            "digits, four or more"
+        )
+    found = sorted(i for i in known if i.startswith(prefix))
+    if len(found) != 1:
+        several = f"{len(found)} trials ({', '.join(found[:3])}) have such an id; give more digits"
+        none = f"no trial of the sweep has such an id; see hdsweep status {sweep}"
+        raise SpecError(f"--rerun {prefix}: {several if found else none}")
+    return found[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +138,7 @@ class _Where:
     cpus: int | None
 
 
-def _run(
-    made: Ready, again: Sequence[State], where: _Where, console: Console, *, share: bool
-) -> set[str]:
+def _run(made: Ready, again: _Again, where: _Where, console: Console, *, share: bool) -> set[str]:
     """Run what is pending, and decide as results come in.
 
     Returns:
@@ -119,12 +150,14 @@ def _run(
     spec, plan = made.spec, made.plan
     gpus = _gpus_each(spec, where.gpus, where.address)
     world = StoreWorld(
-        spec, plan, made.targets, made.store, made.data, made.planned.groups, gpus, share=share
-    )
+        spec, plan, made.targets, made.store, made.data, made.planned.groups, gpus,
+        share=share, again=again.ids,
+    )  # fmt: skip
     for cell, trial in plan.unrecorded():
         job = world.job(cell, trial, 0)
         record_infeasible(job, made.store, origin_of(job), plan.refused[trial.id])
-    with Agenda(spec, plan, made.targets, world, again, ahead=not where.inline) as agenda:
+    ahead = not where.inline
+    with Agenda(spec, plan, made.targets, world, again.states, again.ids, ahead=ahead) as agenda:
         if not agenda.has_work():
             console.print(f"{spec.name}: {views.nothing_to_run(plan)}")
             return set()

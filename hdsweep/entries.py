@@ -62,6 +62,7 @@ class Entry:
         values: Trial id -> one value per target, of those that are ok.
         waits: Trials of it that wait or run.
         lost: Trials of it that lost too many workers in this run; how they end is not known.
+        bugs: Trials of it that an error of their method ended, as the method is today.
         dropped: Why it gets no more seeds.
     """
 
@@ -72,6 +73,7 @@ class Entry:
     values: dict[str, tuple[float, ...]] = field(default_factory=dict)
     waits: set[str] = field(default_factory=set)
     lost: set[str] = field(default_factory=set)
+    bugs: set[str] = field(default_factory=set)
     dropped: str = ""
 
     @property
@@ -91,6 +93,13 @@ class Entry:
             if ending != "ok":
                 return trial, ending
         return None
+
+    @property
+    def bug(self) -> Trial | None:
+        """The first seed that its method's error ended, where none has shown that it can run."""
+        if self.values:
+            return None
+        return next((trial for trial in self.cell.trials if trial.id in self.bugs), None)
 
     @property
     def is_whole(self) -> bool:

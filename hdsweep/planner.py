@@ -162,11 +162,14 @@ class Planner:
             return "new"
         if record.ending != "ok":
             return record.ending
+        return "cached" if self.is_of_today(record, method) else "stale"
+
+    def is_of_today(self, record: TrialRecord, method: str) -> bool:
+        """Whether a trial was run by the source that its method has now, as far as is known."""
         if method not in self._sources:
             modules = (method_module(method), dataset_module(self._name))
             self._sources[method] = source_digest(*modules)
-        same = record.provenance.get("source") in (self._sources[method], None)
-        return "cached" if same else "stale"
+        return record.provenance.get("source") in (self._sources[method], None)
 
     def _encoded_seed(self, seed: int) -> bytes:
         if seed not in self._seeds:

@@ -349,7 +349,7 @@ def advice(
         for entry in entries
     ]
     mendable = any(entry["status"] != "infeasible" for entry in entries)
-    again = "--rerun failed or --rerun diverged runs those again" if mendable else ""
+    again = "--rerun failed, --rerun diverged or --rerun ID runs those again" if mendable else ""
     missing = [name for i, name in labels.items() if i not in records and i not in skipped]
     bad += [f"not finished  {name}: run the same command again" for name in missing]
     lines = [Text(line, style="red") for line in bad[:_SHOWN]]

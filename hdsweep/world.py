@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from hdsweep.execute import Job, origin_of, record_infeasible
 from hdsweep.method import Data, load_method
 from hdsweep.plan import Plan, declares, validated
-from hdsweep.planner import Cell, State
+from hdsweep.planner import Cell
 from hdsweep.queue import Queue
 from hdsweep.shared import Look
 from hdsweep.spec import SweepSpec
@@ -31,6 +31,7 @@ class StoreWorld:
         groups: Of what is tested, in their order of report.
         gpus: Of each trial.
         share: Whether trials share stages.
+        again: Trials of which an earlier result is set aside.
     """
 
     def __init__(
@@ -44,12 +45,13 @@ class StoreWorld:
         gpus: float,
         *,
         share: bool = True,
+        again: Collection[str] = (),
     ) -> None:
         self._spec, self._plan, self._targets, self._store = spec, plan, targets, store
         self._data, self._groups, self._gpus, self._share = data, groups, gpus, share
         self._look = Look(data, store)
         self._folders: dict[str, dict[str, tuple[str, ...]]] = {}  # by key of the configuration
-        self._states: dict[str, State] = dict(plan.state)
+        self._again = {i for i, state in plan.state.items() if state == "stale"} | set(again)
 
     def decisions(self) -> Sequence[Mapping[str, Any]]:
         """See World."""
@@ -78,7 +80,7 @@ class StoreWorld:
             cell.label(trial),
             self._gpus,
             self._spec.resources.cpus,
-            rerun=self._states.get(trial.id) == "stale",
+            rerun=trial.id in self._again,
             share=self._share,
             stages=self._stages(cell, trial) if self._share else (),
             # Progress shows means: never of seeds to choose on together with those to confirm.
