@@ -7,7 +7,7 @@ from typing import Any
 
 from analysis.criteria import Criterion
 from analysis.frame import MEAN
-from analysis.reasons import CHOSEN
+from analysis.reasons import CHOSEN, Unit
 from analysis.runs import Cost
 from analysis.sheets import Sheet, Shown
 from analysis.tables import Table
@@ -80,7 +80,7 @@ def comparison(
             )
             for row in rows
         ),
-        caption=tuple(_caption(rows, brief=brief)),
+        caption=tuple(_caption(rows, Unit(table.is_rate), brief=brief)),
         metric=table.metric,
     )
 
@@ -133,15 +133,17 @@ def _noise(row: Comparison, scale: float) -> Shown:
     return _between(row.images.ci_low, row.images.ci_high, scale)
 
 
-def _caption(rows: Sequence[Comparison], *, brief: bool) -> list[str]:
+def _caption(rows: Sequence[Comparison], unit: Unit, *, brief: bool) -> list[str]:
     lines = []
     floors = {(row.paired.n, row.paired.sign_flip_floor) for row in rows
-              if row.paired.sign_flip_floor is not None}  # fmt: skip
+              if row.paired.sign_flip_p is not None}  # fmt: skip
     for n, floor in sorted(floors):
         lines.append(f"sign-flip p with {n} seeds is never below {floor:.4g}")
-    margins = {row.margin for row in rows if row.margin is not None}
-    if margins:
-        lines.append(f"TOST p: two one-sided tests against the margin {_list(margins)}, by Holm")
+    margins = dict.fromkeys(row.margin for row in rows if row.margin is not None)
+    lines += [
+        f"TOST p: two one-sided tests against the margin of {unit.declared(margin)}, by Holm"
+        for margin in margins
+    ]
     if not brief:
         lines.append(
             "could show: difference that so many seeds find with power 80 %; equal within: the "
@@ -150,7 +152,7 @@ def _caption(rows: Sequence[Comparison], *, brief: bool) -> list[str]:
         )
     methods = {row.images.method for row in rows if row.images is not None}
     if methods:
-        lines.append(f"test items: {_list(methods)}, trained models given")
+        lines.append(f"test items: {', '.join(sorted(methods))}, trained models given")
     # Of the others the table says all, and the answer in words repeats it.
     said = [row for row in rows if row.verdict in _OPEN or row.margin is not None]
     said = [row for row in said if row.family == "aggregate"] or said
@@ -161,10 +163,6 @@ def _caption(rows: Sequence[Comparison], *, brief: bool) -> list[str]:
     if len(said) > _MOST_REASONS:
         lines.append(f"and {len(said) - _MOST_REASONS} more, listed by the format json")
     return lines
-
-
-def _list(values: set[Any]) -> str:
-    return ", ".join(sorted(f"{v:g}" if isinstance(v, float) else str(v) for v in values))
 
 
 def criteria(found: Sequence[Criterion]) -> Sheet | None:

@@ -18,6 +18,7 @@ from analysis.criteria import Criterion, held
 from analysis.runs import Cost, Differs, Run, costs, differences, origin
 from analysis.tables import Table, main_table
 from analysis.verdicts import Comparisons
+from hdsweep.errors import SpecError, did_you_mean
 from hdsweep.metrics import parse_metric
 from hdsweep.planned import Part, PlannedSweep
 from hdsweep.store import Store
@@ -108,12 +109,17 @@ def summarize(
             stored predictions.
 
     Raises:
-        SpecError: What is not in the sweep was asked for.
+        SpecError: What is not in the sweep was asked for, or a margin of what is not reported.
         StoreError: A record cannot be read.
     """
     metrics = list(metrics or sweep.metrics)
     asked = [found.metric for text in sweep.expect if (found := criterion(text))]
     judged = list(dict.fromkeys([*metrics, *sweep.metrics]))
+    for name in margins or {}:
+        if _key(name) not in (known := [_key(one) for one in judged]):
+            raise SpecError(
+                f"margin of '{name}': the report has no such metric{did_you_mean(name, known)}"
+            )
     frame, runs = frames.read(store, sweep, list(dict.fromkeys([*judged, *asked])), part=part)
     directions = _directions(sweep)
     tables = tuple(

@@ -25,7 +25,7 @@ _SPREAD = {
 _MOST_NOTES = 20  # people stop reading; CSV and JSON list all
 _MARKS = (
     "bold, or * in plain text: best of its column, of complete ones with two seeds or more",
-    f"{DAGGER}: not significantly different from the best (paired t, Holm within the column)",
+    f"{DAGGER}: not significantly different from the best, or untested (paired t, Holm by column)",
 )
 
 

@@ -155,13 +155,17 @@ def report(
     """Report a sweep, the latest by default: mean±std tables, and verdicts against the baseline."""
     opened = Store(store)
     planned = opened.sweep(name)
+    if part is not None and all(cell.part != part.value for cell in planned.cells):
+        raise SpecError(
+            f"--part {part.value}: sweep '{planned.name}' has no configurations to {part.value}"
+        )
     asked = Asked(
         metrics=tuple(metric or planned.metrics),
         ddof=ddof,
         part=part,
         baseline=baseline,
         margins=_margins(margin or ()),
-        knobs=tuple(knob.strip() for knob in ablation.split(",")) if ablation else (),
+        knobs=_knobs(ablation),
         per_group=per_group,
         images=format is TableFormat.html if images is None else images,
         tables=tuple(kind.value for kind in table or _kinds(format, ablation)),
@@ -208,6 +212,13 @@ def _kinds(format: TableFormat, ablation: str | None) -> Sequence[Kind]:
         return (Kind.ablation,) if ablation else (Kind.results,)
     brief = (Kind.results, Kind.comparison, Kind.criteria)
     return (*brief, Kind.ablation) if ablation else brief
+
+
+def _knobs(text: str | None) -> tuple[str, ...]:
+    names = () if text is None else tuple(knob.strip() for knob in text.split(","))
+    if not all(names):
+        raise SpecError(f"--ablation {text}: write KNOB or KNOB,KNOB")
+    return names
 
 
 def _margins(texts: Sequence[str]) -> dict[str, float]:

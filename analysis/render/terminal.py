@@ -13,6 +13,9 @@ from rich.style import Style
 from analysis.render.plain import visible
 from analysis.sheets import BEST, Sheet, Shown
 
+_RANKED = ("results", "ablation")
+"""Kinds of sheets whose best need a mark: a verdict in bold says the same in words."""
+
 
 def terminal(sheet: Sheet, width: int | None = None, color: bool = False) -> str:
     """Columns under each other, numbers lined up.
@@ -24,8 +27,9 @@ def terminal(sheet: Sheet, width: int | None = None, color: bool = False) -> str
         color: Whether it shows ANSI styles.
     """
     columns = list(zip(*sheet.rows, strict=True)) or [()] * len(sheet.header)
+    star = BEST if sheet.kind in _RANKED else ""
     lined_up = [
-        (_left if place < sheet.left else _right)(visible(name), column)
+        _left(visible(name), column) if place < sheet.left else _right(visible(name), column, star)
         for place, (name, column) in enumerate(zip(sheet.header, columns, strict=True))
     ]
     header, *rows = map(list, zip(*lined_up, strict=True))
@@ -59,12 +63,12 @@ def _left(header: str, cells: Sequence[Shown]) -> list[str]:
     return [text + _space(width, text) for text in texts]
 
 
-def _right(header: str, cells: Sequence[Shown]) -> list[str]:
+def _right(header: str, cells: Sequence[Shown], star: str) -> list[str]:
     """Values under values: marks, and what follows in parentheses, have a column of their own."""
     split = []
     for cell in cells:
         number, space, rest = visible(cell.text).partition(" (")
-        split.append((number, (BEST if cell.best else "") + cell.mark + space + rest))
+        split.append((number, (star if cell.best else "") + cell.mark + space + rest))
     value = max((cell_len(number) for number, _ in split), default=0)
     after = max((cell_len(rest) for _, rest in split), default=0)
     value = max(value, cell_len(header) - after)
