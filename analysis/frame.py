@@ -215,7 +215,10 @@ def _fill(
             column.value[row, -1], column.reason[row, -1] = values.scalar(record, key)
             continue
         found = [known[key].get(group) for group in groups]
-        column.value[row, -1], column.reason[row, -1] = values.mean_over(found, groups)
+        own = values.own_mean(record, key)
+        column.value[row, -1], column.reason[row, -1] = (
+            values.mean_over(found, groups) if own is None else (own, "")
+        )
         column.value[row, : len(groups)] = [math.nan if v is None else v for v in found]
         for place, group in enumerate(groups):
             if found[place] is None:

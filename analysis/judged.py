@@ -109,7 +109,7 @@ def _tested(row: Comparison, scale: float, *, flips: bool, margins: bool) -> lis
         _p(row.p_holm),
         *([_p(paired.sign_flip_p)] if flips else []),
         *([_p(row.p_tost_holm)] if margins else []),
-        Shown(row.verdict, _WORTH[row.verdict], best=row.verdict == "better", hint=row.why),
+        Shown(row.verdict, _WORTH[row.verdict], hint=row.why),
     ]
 
 

@@ -18,6 +18,7 @@ from rich.text import Text
 from hdsweep import views
 from hdsweep.cli_cache import cache_app
 from hdsweep.cli_data import data_app
+from hdsweep.cli_import import import_
 from hdsweep.cli_plan import check, plan
 from hdsweep.cli_report import report, show, status
 from hdsweep.cli_run import run
@@ -38,6 +39,7 @@ app.add_typer(cache_app, name="cache")
 app.add_typer(export_app, name="export")
 for command in (run, plan, check, status, show, report, watch, replay):
     app.command()(command)
+app.command("import")(import_)
 
 
 def main() -> None:

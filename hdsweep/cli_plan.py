@@ -18,6 +18,7 @@ from hdsweep import data as datafiles
 from hdsweep import views
 from hdsweep.configure import Checked, configurations
 from hdsweep.errors import DataError, HdsweepError, SpecError, did_you_mean
+from hdsweep.imported import is_imported
 from hdsweep.method import Data, Dataset, load_dataset, load_method
 from hdsweep.metrics import POOLED, Metric, parse_metric
 from hdsweep.plan import Plan, absolute_root, groups_of, make_plan, refuse, validate_data
@@ -52,6 +53,10 @@ def ready(sweep: Path, store: Path, say: Callable[[Text], None]) -> Ready:
     metrics_of(spec)
     opened = Store(store)
     opened.check()
+    if is_imported(opened, spec.name):
+        raise spec.source.error(
+            ("name",), f"results were imported into {opened.root} under this name; choose another"
+        )
     dataset = _dataset(spec)
     params = absolute_root(validate_data(spec, dataset.params))
     try:

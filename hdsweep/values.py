@@ -43,6 +43,8 @@ def value_of(
         return scalar(record, metric.key)
     if metric.group == POOLED:
         return pooled(store, record, metric)
+    if metric.group is None and (own := own_mean(record, metric.key)) is not None:
+        return own, ""
     named = groups if metric.group is None else (metric.group,)
     values, missing = by_group(store, record, {metric.key: metric}, named)
     found, reasons = values[metric.key], missing.get(metric.key, {})
@@ -75,6 +77,13 @@ def mean_over(found: Sequence[float | None], groups: Sequence[str]) -> Value:
         return math.fsum(present) / len(present), ""
     absent = [group for group, value in zip(groups, found, strict=True) if value is None]
     return math.nan, f"undefined in {', '.join(absent) or 'data without groups'}"
+
+
+def own_mean(record: TrialRecord, name: str) -> float | None:
+    """The mean over groups that an imported file gave itself, of more digits than it prints."""
+    if "imported" not in record.provenance:
+        return None
+    return record.metrics.get(name, {}).get("mean")
 
 
 def lacking(missing: Mapping[str, str], group: str) -> str:

@@ -252,12 +252,12 @@ def print_record(console: Console, record: TrialRecord, folder: Path) -> None:
     console.print(Text(f"{record.id}  {record.ending}  {trial['method']} seed={trial['seed']}"))
     source = record.provenance
     git = (source.get("git") or {}).get("commit", "")[:12]
-    console.print(
-        Text(
-            f"{record.started}  {record.wall_s:g} s on {source.get('host', '?')} "
-            f"{source.get('gpu') or source.get('device', '')} {f'commit {git}' if git else ''}"
-        )
+    where = (
+        f"{record.started}  {record.wall_s:g} s on {source.get('host', '?')} "
+        f"{source.get('gpu') or source.get('device', '')} {f'commit {git}' if git else ''}"
     )
+    imported = source.get("imported")
+    console.print(Text(f"imported from {imported['file']}, not run here" if imported else where))
     grid = Table(box=None, pad_edge=False)
     for name, value in trial["params"].items():
         grid.add_row(Text(name, style="bold"), Text(str(value)))

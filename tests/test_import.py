@@ -1,0 +1,192 @@
+"""Results from elsewhere are kept as they are printed, marked, and never mixed with runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import frame, verdicts
+from hdsweep.errors import DataError, HdsweepError, SpecError
+from hdsweep.imported import Columns, keep, read_results
+from hdsweep.metrics import parse_metric
+from hdsweep.store import Store
+from hdsweep.values import value_of
+from tests.conftest import SWEEP, Run
+
+GOLDEN = Path(__file__).parent / "golden" / "published_rows.csv"
+
+
+def written(folder: Path, text: str, name: str = "rows.csv") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def imported(path: Path, **columns: object) -> list[dict[str, object]]:
+    """Arm, knobs, seed, metric, group, value of every value, in the records' units."""
+    found = read_results(path, Columns(**columns))  # type: ignore[arg-type]
+    return [
+        {"arm": cell.arm, "knobs": dict(cell.knobs), "seed": seed, "metric": metric,
+         "group": group, "value": value}
+        for cell in found.cells
+        for seed, trial in cell.trials.items()
+        for metric, of_metric in found.records[trial].metrics.items()
+        for group, value in of_metric.items()
+    ]  # fmt: skip
+
+
+def test_the_published_study_gives_the_comparison_that_its_rows_support(tmp_path: Path) -> None:
+    store = Store(tmp_path / "results")
+    sweep = keep(store, "published", read_results(GOLDEN, Columns()), baseline="baseline")
+    rows = frame.load(store, sweep)
+    found = verdicts.compare(rows, baseline="baseline").rows
+    (mean,) = [row for row in found if (row.metric, row.group) == ("tpr@1", "mean")]
+    # As printed: more digits are in the independent test of the same rows.
+    assert mean.paired.difference == pytest.approx(0.00914, abs=1e-12)
+    assert mean.paired.ci_low == pytest.approx(0.00626, abs=5e-6)
+    assert mean.paired.ci_high == pytest.approx(0.01202, abs=5e-6)
+    assert mean.paired.p == pytest.approx(9.1e-4, abs=5e-6)
+    assert mean.paired.sign_flip_p == 0.0625
+    assert mean.verdict == "better"
+
+
+def test_every_value_of_the_file_is_in_the_frame_and_its_means_are_its_own(tmp_path: Path) -> None:
+    store = Store(tmp_path / "results")
+    sweep = keep(store, "published", read_results(GOLDEN, Columns()))
+    ours = frame.load(store, sweep).set_index(["arm", "metric", "seed", "group"])["value"]
+    theirs = pd.read_csv(GOLDEN)
+    assert len(ours) == len(theirs)
+    for row in theirs.to_dict("records"):
+        value = ours[row["method"], row["metric"], row["seed"], row["domain"]]
+        assert value == pytest.approx(row["value"] / 100, abs=1e-12)
+    record = store.record(next(iter(sweep.cells[0].trials.values())))
+    assert record is not None
+    own = value_of(store, record, parse_metric("tpr@1"), sweep.groups)
+    assert own == (pytest.approx(0.8945, abs=1e-12), "")  # mean of the groups: 0.8945 - 5e-5
+
+
+def test_a_record_says_what_it_was_imported_from(tmp_path: Path) -> None:
+    found = read_results(GOLDEN, Columns())
+    origin = next(iter(found.records.values())).provenance["imported"]
+    assert origin["file"] == "published_rows.csv"
+    assert origin["sha256"] == found.sha256
+    assert origin["percent"] is True
+    # Two decimals of a percentage: half of 0.01 %.
+    assert origin["resolution"] == pytest.approx(dict.fromkeys(found.metrics, 5e-5))
+
+
+def test_the_same_file_twice_is_one_sweep_and_a_changed_one_takes_its_place(tmp_path: Path) -> None:
+    store = Store(tmp_path / "results")
+    first = keep(store, "s", read_results(GOLDEN, Columns()))
+    again = keep(store, "s", read_results(GOLDEN, Columns()))
+    assert first == again
+    text = GOLDEN.read_text().replace("baseline,,auroc,42,A,98.57", "baseline,,auroc,42,A,98.58")
+    changed = keep(store, "s", read_results(written(tmp_path, text), Columns()))
+    one, other = first.cells[0].trials, changed.cells[0].trials
+    assert one[42] != other[42]
+    assert one[43] == other[43]
+    assert store.sweep("s").cells == changed.cells
+
+
+def test_a_column_per_metric_is_read_too(tmp_path: Path) -> None:
+    path = written(tmp_path, "model;seed;auroc;TPR1\nA;1;0,98;0,9\nA;2;0,97;\n")
+    found = imported(path, wide={"auroc": "auroc", "tpr@1": "TPR1"})
+    assert [(one["metric"], one["seed"], one["value"]) for one in found] == [
+        ("auroc", 1, 0.98), ("tpr@1", 1, 0.9), ("auroc", 2, 0.97), ("tpr@1", 2, None),
+    ]  # fmt: skip
+    assert {one["group"] for one in found} == {"all"}
+    with_guess = imported(written(tmp_path, "arm,seed,auroc,note\nA,1,98.5,x\n", "b.csv"))
+    assert with_guess[0]["value"] == pytest.approx(0.985)
+    assert with_guess[0]["knobs"] == {"note": "x"}
+    without = imported(tmp_path / "b.csv", ignore=("note",))
+    assert without[0]["knobs"] == {}
+
+
+def test_knobs_are_numbers_words_or_truths_and_an_empty_cell_is_none(tmp_path: Path) -> None:
+    text = "arm,seed,q,p,on,how,metric,value\nA,1,5,0.50,true,cosine,auroc,.9\nA,1,,,,,ap,.8\n"
+    first, second = (one["knobs"] for one in imported(written(tmp_path, text)) if one["value"])
+    assert first == {"q": 5, "p": 0.5, "on": True, "how": "cosine"}
+    assert second == {}
+
+
+def test_what_the_file_does_not_say_is_missing_with_the_reason(tmp_path: Path) -> None:
+    text = "arm,seed,group,metric,value\nA,1,x,auroc,.9\nA,1,y,auroc,-\nA,2,x,auroc,.8\n"
+    store = Store(tmp_path / "results")
+    sweep = keep(store, "s", read_results(written(tmp_path, text), Columns()))
+    rows = frame.load(store, sweep).set_index(["seed", "group"])
+    assert rows.loc[(1, "y"), "reason"] == "not in the file"
+    assert rows.loc[(2, "y"), "reason"] == "not in the file"
+    assert rows.loc[(1, "mean"), "reason"] == "undefined in y"
+
+
+def test_scalars_are_told_apart_from_rates(tmp_path: Path) -> None:
+    text = "arm,seed,auroc,latency_ms\nA,1,.9,12.5\nA,2,.8,13.5\n"
+    found = read_results(written(tmp_path, text), Columns(scalars=("latency_ms",)))
+    assert [record.scalars for record in found.records.values()] == [
+        {"latency_ms": 12.5}, {"latency_ms": 13.5},
+    ]  # fmt: skip
+    assert found.percent is False
+    assert found.metrics == ("auroc", "latency_ms")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is empty"),
+        ("arm,seed,metric,value\n", "no row holds a value"),
+        ("arm,seed,metric,value\nA,1,auroc\n", ":2: 3 cells where the header has 4"),
+        ("arm,seed,metric,value\nA,one,auroc,.9\n", ":2: seed 'one' is not a whole number"),
+        ("arm,seed,metric,value\nA,1,aurco,.9\n", "did you mean 'auroc'?"),
+        ("arm,seed,metric,value\nA,1,latency,9\n", "--scalar 'latency'"),
+        ("arm,seed,metric,value\nA,1,auroc,high\n", ":2: 'high' is no number"),
+        ("arm,seed,metric,value\nA,1,auroc,inf\n", ":2: 'inf' is no number"),
+        ("arm,seed,metric,value\nA,1,auroc,120\n", ":2: auroc 120 is no rate in percent"),
+        ("arm,seed,metric,value\nA,1,auroc,-.1\n", ":2: auroc -0.1 is no rate in a fraction"),
+        ("arm,seed,metric,value\nA,1,auroc,.9\nA,1,auroc,.8\n", "group all is in line 2 already"),
+        ("arm,arm,metric,value\nA,1,auroc,.9\n", "two columns are named 'arm'"),
+        ("arm,seed,metric,score\nA,1,auroc,.9\n", "--value COLUMN"),
+        ("arm,seed,x\nA,1,.9\n", "--wide auroc=COLUMN"),
+        ("arm,seed,metric,value\nA,1,auroc[domain=C],.9\n", "groups have a column of their own"),
+        ("arm,seed,group,metric,value\nA,1,mean,auroc,.9\nA,1,avg,auroc,.9\nA,1,x,auroc,.9\n",
+         "both stand for a mean"),
+    ],
+)  # fmt: skip
+def test_a_wrong_row_is_named_with_its_line(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(HdsweepError) as raised:
+        read_results(written(tmp_path, text), Columns())
+    assert words in str(raised.value)
+    assert str(tmp_path) in str(raised.value)
+
+
+def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00arm")
+    with pytest.raises(DataError, match="UTF-8"):
+        read_results(tmp_path / "x.csv", Columns())
+    with pytest.raises(DataError, match="cannot be read"):
+        read_results(tmp_path, Columns())
+    with pytest.raises(SpecError, match="no column 'sed' for seed; did you mean 'seed'"):
+        read_results(GOLDEN, Columns(seed="sed"))
+
+
+def test_imports_and_runs_do_not_take_each_others_names(
+    hdsweep: Run, sweep_file: Callable[..., Path]
+) -> None:
+    path = sweep_file(SWEEP)
+    assert hdsweep("run", path, "--inline").returncode == 0
+    refused = hdsweep("import", GOLDEN, "--sweep", "noise")
+    assert refused.returncode == 2
+    assert "was run here; import the file under another name" in refused.stderr
+    done = hdsweep("import", GOLDEN, "--sweep", "published", "--baseline", "baseline")
+    assert done.returncode == 0
+    assert "rates in percent" in done.stderr
+    report = hdsweep("report", "published", "--metric", "tpr@1")
+    assert "topk q=5 is better than baseline (+0.91 points" in report.stdout
+    trial = hdsweep("status", "published", "--format", "json")
+    assert '"ok": 10' in trial.stdout
+    path.write_text(SWEEP.replace("name: noise\n", "name: published\n", 1))
+    refused = hdsweep("run", path, "--inline")
+    assert refused.returncode == 2
+    assert "noise.yaml:1: name: results were imported into" in refused.stderr
