@@ -1,11 +1,12 @@
 """Sheets as LaTeX tables with booktabs; no name is a command.
 
-What is written compiles with pdflatex as long as names are in Latin letters; others take a font
-that has them, with lualatex or xelatex.
+What is written compiles with pdflatex and the packages of HEADER as long as names are in Latin
+letters; others take a font that has them, with lualatex or xelatex.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from analysis.render.plain import visible
@@ -14,16 +15,19 @@ from analysis.sheets import DAGGER, Sheet, Shown
 _ESCAPED = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "%": r"\%", "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "'": r"\textquotesingle{}",
+    '"': r"{\ttfamily\char34}",  # \textquotedbl is not in the fonts that LaTeX begins with
     "`": r"\textasciigrave{}", "±": r"$\pm$", "×": r"$\times$",
     "—": r"\textemdash{}", "–": r"\textendash{}", "−": "$-$", "·": r"$\cdot$",
     DAGGER: r"$\dagger$", "≥": r"$\geq$", "≤": r"$\leq$",
 }  # fmt: skip
-_LATIN = 0x17F  # last code point that pdflatex sets without further packages
+_LIGATURE = re.compile(r"([-,])(?=\1)")  # of what is not escaped
+_LATIN = frozenset(map(chr, range(0x180))) - frozenset("ĦħĸĿŀŉŦŧſ") | frozenset("‘’“”„…€•™")
+"""What pdflatex sets with the packages of HEADER."""
 
 
 def latex(sheet: Sheet, label: str) -> str:
-    """A ``table`` that needs the packages booktabs and textcomp.
+    """A ``table`` that needs the packages of HEADER.
 
     Args:
         sheet: To write.
@@ -47,12 +51,19 @@ def latex(sheet: Sheet, label: str) -> str:
         lines += ["", r"  \smallskip", r"  \begin{minipage}{\linewidth}\footnotesize",
                   f"    {notes}", r"  \end{minipage}"]  # fmt: skip
     text = "\n".join([*lines, r"\end{table}"]) + "\n"
-    if any(ord(c) > _LATIN for c in text):
-        return "% names in other than Latin letters: compile with lualatex or xelatex\n" + text
+    if not _LATIN.issuperset(text):
+        return _OTHER_LETTERS + text
     return text
 
 
-HEADER = "% \\usepackage{booktabs,textcomp}\n"
+HEADER = (
+    "% \\usepackage{booktabs,textcomp}\n"
+    "% \\usepackage[T1]{fontenc}  % with pdflatex, where names have other letters than a to z\n"
+)
+_OTHER_LETTERS = (
+    "% letters that are not Latin: compile with lualatex or xelatex, package fontspec, and\n"
+    "% \\setmainfont{a font that has them}; others leave them out without a word\n"
+)
 
 
 def _cell(cell: Shown) -> str:
@@ -65,9 +76,7 @@ _RAISED = {DAGGER: r"\dagger"}
 
 
 def _escaped(text: str) -> str:
-    made = "".join(_ESCAPED.get(c, c) for c in visible(text))
-    for ligature in ("--", "<<", ">>", ",,", "``", "''", "?`", "!`"):
-        made = made.replace(ligature, "{}".join(ligature))
+    made = _LIGATURE.sub(r"\1{}", "".join(_ESCAPED.get(c, c) for c in visible(text)))
     # After a line end, [ would be an argument and * a part of the command.
     return "{}" + made if made[:1] in ("[", "*") else made
 
