@@ -156,9 +156,9 @@ def report(
     opened = Store(store)
     planned = opened.sweep(name)
     if part is not None and all(cell.part != part.value for cell in planned.cells):
-        raise SpecError(
-            f"--part {part.value}: sweep '{planned.name}' has no configurations to {part.value}"
-        )
+        yet = " yet" if planned.confirm else "; its seeds are not {select: ..., confirm: ...}"
+        what = f"has no configurations to {part.value}{yet}"
+        raise SpecError(f"--part {part.value}: sweep '{planned.name}' {what}")
     asked = Asked(
         metrics=tuple(metric or planned.metrics),
         ddof=ddof,
