@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -24,6 +25,14 @@ from hdsweep.store import Store
 from hdsweep.trial import Trial
 
 CHECKPOINT_INTERVAL_S = 60.0  # what a kill may cost; writing one takes well under a second
+_CHECKPOINT = "HDSWEEP_CHECKPOINT_S"  # in the environment: another interval, in seconds
+
+
+def interval_between_checkpoints() -> float:
+    """Least time between two checkpoints, as the environment has it."""
+    with contextlib.suppress(ValueError):
+        return float(os.environ.get(_CHECKPOINT, ""))
+    return CHECKPOINT_INTERVAL_S
 
 
 def _nothing() -> None:

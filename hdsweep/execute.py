@@ -16,18 +16,19 @@ import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from hdsweep import data, metrics, pixels, provenance
-from hdsweep.context import CHECKPOINT_INTERVAL_S, Context
+from hdsweep import data, outcomes, provenance
+from hdsweep.context import Context, interval_between_checkpoints
+from hdsweep.deadline import Overdue, deadline
 from hdsweep.errors import (
     DataChanged,
     DataError,
@@ -39,13 +40,10 @@ from hdsweep.errors import (
 )
 from hdsweep.machine import Machine
 from hdsweep.method import (
-    AnomalyMaps,
     Data,
     Dataset,
-    Item,
     Method,
     Outcome,
-    Predictions,
     dataset_module,
     load_dataset,
     load_method,
@@ -74,6 +72,7 @@ class Job:
             that are asked for while it is built.
         cell: A readable name of the configuration that it is a replicate of.
         watch: How it may be stopped early.
+        timeout_s: How long it may take; None sets no end.
     """
 
     trial: Trial
@@ -85,6 +84,7 @@ class Job:
     stages: tuple[str, ...] = ()
     cell: str = ""
     watch: Watch | None = None
+    timeout_s: float | None = None
 
 
 class Listener(Protocol):
@@ -121,7 +121,7 @@ def run_trial(
     origin: Mapping[str, Any],
     *,
     capture: bool,
-    checkpoint_interval_s: float = CHECKPOINT_INTERVAL_S,
+    checkpoint_interval_s: float | None = None,
 ) -> TrialRecord:
     """Run a trial and keep its record, unless the one that stands stays.
 
@@ -132,7 +132,7 @@ def run_trial(
         store: Where the record goes.
         origin: ``provenance.of_process()`` of the driver, with the digest of the method's source.
         capture: Whether what the method prints goes to ``log.txt`` instead of the terminal.
-        checkpoint_interval_s: Least time between two checkpoints.
+        checkpoint_interval_s: Least time between two checkpoints; None: as the environment has it.
 
     Returns:
         The record that stands. A method's failure is a record, not an exception.
@@ -141,12 +141,15 @@ def run_trial(
         StoreError: The store cannot be written; nothing is recorded.
         DataChanged: The data are not those that name the trial; nothing is recorded.
     """
+    interval_s = checkpoint_interval_s
+    if interval_s is None:
+        interval_s = interval_between_checkpoints()
     with store.running(job.trial.id):  # another sweep may be running the same trial
         standing = store.record(job.trial.id)
         if standing is not None and not job.rerun and _stays(standing, job, store):
             return standing
         try:
-            return _run(job, store, origin, capture, checkpoint_interval_s)
+            return _run(job, store, origin, capture, interval_s)
         except OSError as error:
             if error.errno in _STORAGE:
                 raise _no_room(store, error) from None
@@ -179,7 +182,7 @@ def _run(
     method = load_method(trial.method)
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
-        log = stack.enter_context(_log(folder, capture))
+        log, lines = stack.enter_context(_log(folder, capture))
         log.info("%s: starts when no other trial is being measured here", job.label)
         machine = Machine()
         stack.enter_context(machine.computing())
@@ -192,13 +195,39 @@ def _run(
         stack.callback(context.close)
         started, began = datetime.now(UTC), time.monotonic()
         log.info("on %s, %d threads", device, job.threads)
-        status, found = _attempt(method, trial, context)
+        # Whoever captures what is printed is a worker, whose loss the driver can bear.
+        within = deadline(job.timeout_s, lines, give_up=capture)
+        status, found = _attempt(method, trial, context, within)
         wall_s = round(time.monotonic() - began, 3)
         log.info("%s after %.1f s", status, wall_s)
         record = _record(job, status, found, origin, device, started, wall_s)
         record = store.put(record, replace=job.rerun)
-        context.forget()
+        if found.get("error", {}).get("kind") != "timeout":
+            context.forget()
     return record
+
+
+def record_overdue(
+    job: Job, store: Store, origin: Mapping[str, Any], started: datetime
+) -> TrialRecord:
+    """Keep a record of a trial whose process was ended because it was over its time.
+
+    Args:
+        job: Its trial.
+        store: Where the record goes.
+        origin: As for ``run_trial``.
+        started: When the trial was handed out.
+
+    Returns:
+        The record that stands.
+
+    Raises:
+        StoreError: The store cannot be written.
+    """
+    found = _timeout(Overdue(job.timeout_s or 0.0))
+    wall_s = (datetime.now(UTC) - started).total_seconds()
+    with store.running(job.trial.id):
+        return store.put(_record(job, "failed", found, origin, "", started, round(wall_s, 3)))
 
 
 def record_infeasible(
@@ -226,18 +255,21 @@ def _record(
     started: datetime,
     wall_s: float,
 ) -> TrialRecord:
+    machine = provenance.of_machine(device, job.threads) if device else {"threads": job.threads}
     return TrialRecord(
         id=job.trial.id,
         status=status,
         trial=job.trial.to_json(),
-        provenance={**origin, **provenance.of_machine(device, job.threads), "gpus": job.gpus},
+        provenance={**origin, **machine, "gpus": job.gpus},
         started=started.isoformat(timespec="microseconds"),
         wall_s=wall_s,
         **found,
     )
 
 
-def _attempt(method: Method, trial: Trial, context: Context) -> tuple[Status, dict[str, Any]]:
+def _attempt(
+    method: Method, trial: Trial, context: Context, within: AbstractContextManager[None]
+) -> tuple[Status, dict[str, Any]]:
     """Run the method and keep its outcome; what it raises becomes the note of a failed trial.
 
     Returns:
@@ -261,20 +293,16 @@ def _attempt(method: Method, trial: Trial, context: Context) -> tuple[Status, di
                 raise
 
         context.require_the_same = require_the_same
-        loaded = dataset.load(data_params)
-        outcome = _until_stopped(method, params, loaded, context)
-        _check(outcome, method, method.tested(params, loaded))
-        found = _measured(outcome, loaded)  # reads masks, so before the last look at the data
+        with within:
+            loaded = dataset.load(data_params)
+            outcome = _until_stopped(method, params, loaded, context)
+            outcomes.check(outcome, method, method.tested(params, loaded))
+            found = outcomes.measured(outcome, loaded)  # reads masks: before the last look
         require_the_same()
-        _keep(outcome, trial.id, context.store)
+        outcomes.keep(outcome, trial.id, context.store)
         return "ok", found
-    except Diverged as error:
-        context.log.warning("diverged: %s", error)
-        return "diverged", _note("diverged", error, trace=False)
-    except Stopped as stopped:
-        context.log.info("stopped: %s", stopped)
-        found = _note("stopped", stopped, trace=False)
-        return "pruned", {"error": {**found["error"], "rule": stopped.rule}}
+    except (Diverged, Stopped, Overdue) as error:
+        return _ended_by(error, context)
     except (StoreError, DataChanged):
         raise
     except HdsweepError as error:
@@ -289,6 +317,21 @@ def _attempt(method: Method, trial: Trial, context: Context) -> tuple[Status, di
         context.log.exception("failed: %s", error)
         kind = "memory" if _is_out_of_memory(error) else "method"
         return "failed", _note(kind, error, trace=True)
+
+
+def _ended_by(
+    error: Diverged | Stopped | Overdue, context: Context
+) -> tuple[Status, dict[str, Any]]:
+    """What is recorded of a trial that was ended, and whose method may be right."""
+    if isinstance(error, Diverged):
+        context.log.warning("diverged: %s", error)
+        return "diverged", _note("diverged", error, trace=False)
+    if isinstance(error, Stopped):
+        context.log.info("stopped: %s", error)
+        found = _note("stopped", error, trace=False)
+        return "pruned", {"error": {**found["error"], "rule": error.rule}}
+    context.log.error("failed: %s", error)
+    return "failed", _timeout(error)
 
 
 def _until_stopped(method: Method, params: Strict, loaded: Data, context: Context) -> Outcome:
@@ -341,7 +384,7 @@ def _same_params(params: Strict, trial: Trial) -> None:
 def _note(kind: str, error: BaseException, *, trace: bool) -> dict[str, Any]:
     message = (
         str(error)
-        if isinstance(error, HdsweepError | Diverged | Stopped)
+        if isinstance(error, HdsweepError | Diverged | Stopped | Overdue)
         else (f"{type(error).__name__}: {error}")
     )
     trace_text = "".join(traceback.format_exception(error)) if trace else ""
@@ -349,102 +392,13 @@ def _note(kind: str, error: BaseException, *, trace: bool) -> dict[str, Any]:
     return {"error": note}
 
 
+def _timeout(error: Overdue) -> dict[str, Any]:
+    found = _note("timeout", error, trace=False)
+    return {"error": {**found["error"], "timeout_s": repr(error.timeout_s)}}
+
+
 def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-
-
-def _check(outcome: object, method: Method, tested: Sequence[Item]) -> None:
-    """Refuse an outcome that metrics could not be trusted on."""
-    if not isinstance(outcome, Outcome):
-        raise TypeError(f"run returned a {type(outcome).__name__}, not an Outcome")
-    found = outcome.predictions
-    if not isinstance(found, Predictions):
-        raise TypeError(f"predictions are a {type(found).__name__}, not Predictions")
-    if found.score.ndim != 1 or not np.issubdtype(found.score.dtype, np.floating):
-        raise ValueError(
-            f"scores have shape {found.score.shape} and type {found.score.dtype}; give one float "
-            "per test item"
-        )
-    _require_rows(found, tested)
-    if outcome.threshold is not None and not np.isfinite(outcome.threshold):
-        raise ValueError(f"the threshold is {outcome.threshold}; give None where there is none")
-    for name, value in outcome.scalars.items():
-        if name not in method.scalars:
-            raise ValueError(f"scalar '{name}' is not declared in METHOD.scalars")
-        if not np.isfinite(value):
-            raise ValueError(f"scalar '{name}' is {value}; leave out what was not measured")
-    for name in outcome.artifacts:
-        if not name or Path(name).name != name or name.startswith("."):
-            raise ValueError(f"artifact '{name}' is not a plain file name")
-
-
-def _require_rows(found: Predictions, tested: Sequence[Item]) -> None:
-    rows = zip(found.item, found.group, strict=True)
-    given = dict(zip(rows, found.is_anomaly.tolist(), strict=True))
-    wanted = {(item.name, item.group): item.is_anomaly for item in tested}
-    if given != wanted:
-        differ = [row for row in wanted if given.get(row) != wanted[row]]
-        differ += [row for row in given if row not in wanted]
-        wrong = list(dict.fromkeys(name for name, _ in differ))
-        raise ValueError(
-            f"predictions are not one row per test item with the data's own group and label: "
-            f"{len(wrong)} of {len(tested)} differ, '{wrong[0]}' first; use Predictions.of"
-        )
-
-
-def _measured(outcome: Outcome, data: Data) -> dict[str, Any]:
-    found = outcome.predictions
-    threshold = None if outcome.threshold is None else float(outcome.threshold)
-    values, missing = metrics.evaluate(
-        metrics.STORED, found.group, found.is_anomaly, found.score, threshold
-    )
-    of_pixels, undefined = _of_pixels(outcome.maps, data)
-    values |= of_pixels
-    return {
-        "metrics": values,
-        "missing": missing | undefined,
-        "definitions": metrics.definitions(values),
-        "threshold": threshold,
-        "scalars": {name: float(value) for name, value in outcome.scalars.items()},
-        "artifacts": tuple(sorted(outcome.artifacts)),
-    }
-
-
-def _of_pixels(maps: object, data: Data) -> metrics.Evaluated:
-    """Pixel metrics; none at all without maps, or where the data have no masks."""
-    if maps is None:
-        return {}, {}
-    if not isinstance(maps, AnomalyMaps):
-        raise TypeError(f"maps are a {type(maps).__name__}, not AnomalyMaps")
-    opened = pixels.open_maps(maps.path, len(data.test))
-    read, items = data.read_mask, data.test
-    if read is None or all(item.mask is None for item in items):
-        return {}, {}
-
-    def mask_of(item: Item) -> Callable[[], NDArray[np.bool_]]:
-        return lambda: maps.to_grid(read(item))
-
-    return metrics.evaluate_pixels(
-        metrics.STORED_PIXEL,
-        [item.name for item in items],
-        [item.group for item in items],
-        np.array([item.is_anomaly for item in items]),
-        [None if item.mask is None else mask_of(item) for item in items],
-        opened,
-    )
-
-
-def _keep(outcome: Outcome, trial_id: str, store: Store) -> None:
-    """Write all of a finished trial but its record."""
-    store.put_predictions(trial_id, outcome.predictions)
-    home = store.trial_dir(trial_id) / "artifacts"
-    shutil.rmtree(home, ignore_errors=True)
-    for name, path in outcome.artifacts.items():
-        home.mkdir(exist_ok=True)
-        if Path(path).is_dir():
-            shutil.copytree(path, home / name)
-        else:
-            shutil.copyfile(path, home / name)
 
 
 def _device(method: Method, job: Job) -> str:
@@ -477,8 +431,8 @@ class _Lines(logging.StreamHandler[TextIO]):
 
 
 @contextlib.contextmanager
-def _log(folder: Path, capture: bool) -> Iterator[logging.Logger]:
-    """A logger that writes ``log.txt`` anew, and what is printed with it when asked to."""
+def _log(folder: Path, capture: bool) -> Iterator[tuple[logging.Logger, TextIO]]:
+    """A logger that writes ``log.txt`` anew, with its file, and what is printed when asked to."""
     path = folder / "log.txt"
     path.unlink(missing_ok=True)  # a dying attempt may still hold the old file; let it
     opened = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
@@ -490,7 +444,7 @@ def _log(folder: Path, capture: bool) -> Iterator[logging.Logger]:
         if capture:
             stack.enter_context(contextlib.redirect_stdout(file))
             stack.enter_context(contextlib.redirect_stderr(file))
-        yield log
+        yield log, file
 
 
 def origin_of(job: Job) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -84,6 +85,7 @@ class Planner:
     ) -> None:
         self._name, self._fingerprint, self._store = spec.data_name, fingerprint, store
         self._rule = rule
+        self._timeout_s = spec.resources.timeout or math.inf
         self._content = {
             "name": spec.data_name, "params": data.identity(), "content": fingerprint,
         }  # fmt: skip
@@ -160,6 +162,9 @@ class Planner:
             return "new"
         if record.ending == "pruned" and (record.error or {}).get("rule") != self._rule:
             return "new"
+        error = record.error or {}
+        if error.get("kind") == "timeout" and float(error["timeout_s"]) < self._timeout_s:
+            return "new"  # and goes on from its checkpoint
         if record.ending != "ok":
             return record.ending
         return "cached" if self.is_of_today(record, method) else "stale"

@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, WithJsonSchema, field_validator
 
+from hdsweep.deadline import DURATION, seconds_of
 from hdsweep.errors import did_you_mean
 from hdsweep.knobs import (
     Arm,
@@ -30,6 +31,9 @@ from hdsweep.strategy import Confirmed, Race, Search, Seed, Stop, criterion
 from hdsweep.strict import NAME, Strict, first_error
 from hdsweep.yamlfile import Source, Where, read_yaml
 
+_DURATION = {
+    "anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": DURATION}]
+}
 _NAME_CHARS = 100  # a name becomes a file's
 
 
@@ -38,6 +42,14 @@ class Resources(Strict):
 
     gpus: float | None = Field(None, ge=0, description="GPUs per trial; a fraction shares one")
     cpus: int = Field(1, ge=1, description="CPU threads per trial")
+    timeout: Annotated[float, Field(gt=0), WithJsonSchema(_DURATION)] | None = Field(
+        None, description="After which a trial is stopped as failed: seconds, or 30m, 2h, 1d"
+    )
+
+    @field_validator("timeout", mode="before")
+    @classmethod
+    def _timeout_in_seconds(cls, timeout: object) -> object:
+        return seconds_of(timeout)
 
     @field_validator("gpus")
     @classmethod

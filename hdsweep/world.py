@@ -86,6 +86,7 @@ class StoreWorld:
             # Progress shows means: never of seeds to choose on together with those to confirm.
             cell=f"{cell.name} confirmed" if cell.part == "confirm" else cell.name,
             watch=watch_of(self._spec, self._targets, cell, order),
+            timeout_s=self._spec.resources.timeout,
         )
 
     def _stages(self, cell: Cell, trial: Trial) -> tuple[str, ...]:

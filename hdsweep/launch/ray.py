@@ -20,15 +20,17 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from hdsweep.agenda import LOSSES, Agenda
+from hdsweep.deadline import was_given_up
 from hdsweep.errors import DataChanged, HdsweepError, StoreError
-from hdsweep.execute import Job, Listener, origin_of, run_trial, thread_environment
+from hdsweep.execute import Job, Listener, origin_of, record_overdue, run_trial, thread_environment
 from hdsweep.stopping import Watch
 from hdsweep.store import Store
-from hdsweep.trial import Trial
+from hdsweep.trial import Trial, TrialRecord
 
 _TOO_OFTEN = f"its worker died {1 + LOSSES} times; see ray.log of the sweep"
 
@@ -156,12 +158,14 @@ class _Watcher(tune.Callback):  # type: ignore[misc]
 
     def __init__(self, agenda: Agenda, store: Store, listener: Listener) -> None:
         self._agenda, self._store, self._listener = agenda, store, listener
+        self._started: dict[str, datetime] = {}
         self.unwritten: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._started[_id_of(trial)] = datetime.now(UTC)
         self._listener.started(self._agenda.running(_id_of(trial)))
 
     def on_trial_result(
@@ -177,7 +181,22 @@ class _Watcher(tune.Callback):  # type: ignore[misc]
         self._listener.finished(job, record)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        _lost(self._agenda.running(_id_of(trial)), self._agenda, self._listener)
+        job = self._agenda.running(_id_of(trial))
+        record = self._overdue(job)
+        if record is None:
+            _lost(job, self._agenda, self._listener)
+        else:
+            self._agenda.finished(job, record)
+            self._listener.finished(job, record)
+
+    def _overdue(self, job: Job) -> TrialRecord | None:
+        """The record of a trial whose worker ended because it was over its time."""
+        log = self._store.trial_dir(job.trial.id) / "log.txt"
+        with contextlib.suppress(OSError):
+            if was_given_up(log.read_text(errors="replace")):
+                started = self._started[job.trial.id]
+                return record_overdue(job, self._store, origin_of(job), started)
+        return None
 
 
 def _lost(job: Job, agenda: Agenda, listener: Listener) -> None:
