@@ -268,7 +268,10 @@ def _assemble(
         "group": _named(group, [*groups, POOLED, MEAN]),
         "status": _named(statuses[trial], STATUS),
         "value": np.concatenate([c.value[row][:, c.places].ravel() for c in columns]),
-        "reason": np.concatenate([c.reason[row][:, c.places].ravel() for c in columns]),
+        # As objects: a message may name a file by half a character, which strings of pandas refuse.
+        "reason": pd.Series(
+            np.concatenate([c.reason[row][:, c.places].ravel() for c in columns]), dtype=object
+        ),
     }
     return pd.DataFrame(data)
 

@@ -15,33 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from hdsweep import cli
-from tests.conftest import SWEEP, Run, interruptible, read, records
+from tests.conftest import SWEEP, Invoke, Run, interruptible, read, records
 
 Write = Callable[..., Path]
-Invoke = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def invoke(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Invoke:
-    """Run the command line in this process: (status, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hdsweep", *map(str, arguments)])
-        capfd.readouterr()
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        out, err = capfd.readouterr()
-        return status, out, err
-
-    return run
 
 
 def files_below(folder: Path) -> set[str]:

@@ -10,6 +10,9 @@ from analysis.sheets import Sheet, Shown
 
 _MARKUP = re.compile(r"[\\`*\[\]<>|~&$#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
+_LIST = re.compile(r"^(\d*)([-+.)])(?=\s|-|$)")
+"""What begins an item of a list or is a line across the page, where a caption begins with it."""
+
 
 def markdown(sheet: Sheet) -> str:
     """Title, table and caption."""
@@ -36,7 +39,7 @@ def _cell(cell: Shown) -> str:
 
 def escaped(text: str) -> str:
     """A text in which nothing is markup, and nothing is hidden."""
-    return _MARKUP.sub(r"\\\g<0>", visible(text))
+    return _LIST.sub(r"\1\\\2", _MARKUP.sub(r"\\\g<0>", visible(text)))
 
 
 def _line(texts: Sequence[str]) -> str:
