@@ -9,6 +9,7 @@ from typing import Any
 
 from hdsweep.curve import read_points
 from hdsweep.errors import HdsweepError, did_you_mean
+from hdsweep.method import load_method
 from hdsweep.plan import Plan
 from hdsweep.planner import Cell
 from hdsweep.spec import SweepSpec
@@ -131,7 +132,7 @@ def whole_among(spec: SweepSpec, made: Plan, archive: Archive, notes: list[str])
             out["have trials without a record"] += 1
         elif any(one.record.status == "pruned" for one in there):
             out["were stopped early when they were recorded"] += 1
-        elif cell.arm in watched and not all(map(_is_watched, there)):
+        elif cell.arm in watched and _reports(spec, cell) and not all(map(_is_watched, there)):
             out["have a trial without a curve of what the rule watches"] += 1
         else:
             kept.append(cell)
@@ -152,6 +153,14 @@ def whole_among(spec: SweepSpec, made: Plan, archive: Archive, notes: list[str])
     for ending, n in sorted(bad.items()):
         notes.append(f"{n} recorded trials are {ending}, and end so in both runs")
     return kept
+
+
+def _reports(spec: SweepSpec, cell: Cell) -> bool:
+    """Whether what the rule watches is to be expected: without it, a trial runs to its end."""
+    trial = cell.trials[0]
+    method = load_method(trial.method)
+    silent = method.unreported(method.params.model_validate(trial.params))
+    return spec.stop is not None and spec.stop.metric not in silent
 
 
 def _is_watched(course: Course) -> bool:

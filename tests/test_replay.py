@@ -426,6 +426,26 @@ def test_configurations_without_a_whole_record_are_left_out_and_counted(
     assert "1 of 16 configurations have a trial without a curve of what the rule watches" in notes
 
 
+def test_what_reports_nothing_to_watch_runs_to_its_end_as_it_would(
+    write: Write, tmp_path: Path
+) -> None:
+    path = write(GRID.replace("lr: 0.1}", "lr: 0.1, silent: true}") + ASHA)
+    plan = record(path, tmp_path / "store")
+    store = Store(tmp_path / "store")
+    quiet = [trial for cell in plan.cells if cell.arm == "low" for trial in cell.trials]
+    for trial in quiet:
+        keep(store, record_of(trial, []), [])
+
+    found = replay(path, tmp_path / "store")
+
+    assert not any("left out" in note for note in found.notes)
+    assert found.full.trials == 16 * 3
+    low, grid = found.choices
+    assert (low.left, low.of) == (4, 4)
+    assert grid.left < grid.of
+    assert not {trial.id for trial in quiet} & {*found.stopped, *found.skipped}
+
+
 def test_a_failed_trial_ends_as_it_did(write: Write, tmp_path: Path) -> None:
     path = write(TWO)
     plan = record(path, tmp_path / "store")

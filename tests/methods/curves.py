@@ -22,6 +22,7 @@ class Params(Strict):
     steps: int = Field(20, ge=1)
     step_s: float = Field(0.0, ge=0)
     noise: float = Field(0.0, ge=0)
+    silent: bool = False
 
 
 def auroc_at(params: Params, seed: int, step: int) -> float:
@@ -40,7 +41,8 @@ def run(params: Params, data: Data, context: TrialContext) -> Outcome:
     done = json.loads((found / "step.json").read_text()) if found else 0
     for step in range(done + 1, params.steps + 1):
         time.sleep(params.step_s)
-        context.report(step, {"auroc": auroc_at(params, context.seed, step)})
+        if not params.silent:
+            context.report(step, {"auroc": auroc_at(params, context.seed, step)})
 
         def save(folder: Path, step: int = step) -> None:
             (folder / "step.json").write_text(json.dumps(step))
@@ -64,4 +66,5 @@ METHOD = Method(
     scalars=("cost",),
     curve=("auroc",),
     steps=lambda params: params.steps,
+    unreported=lambda params: ("auroc",) if params.silent else (),
 )
