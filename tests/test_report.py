@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -44,8 +45,8 @@ report: {metrics: [auroc], baseline: weak, expect: ["auroc >= 0.6"]}
 """
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A baseline, three values of a knob of which the last is not complete, and criteria."""
     arms = [
         Arm("base", 0.5),
@@ -54,7 +55,13 @@ def store(tmp_path: Path) -> Store:
         Arm("topk", 2.0, knobs={"q": 50}, ends={2: "out of memory", 3: ""}),
     ]
     expect = ["auroc >= 0.75", "tpr@5[domain=A] > 0.9", "latency_ms <= 6"]
-    return report_on(tmp_path / "results", arms, expect=expect)
+    return report_on(tmp_path_factory.mktemp("made") / "results", arms, expect=expect).root
+
+
+@pytest.fixture
+def store(made: Path, tmp_path: Path) -> Store:
+    """The same, in the folder in which a command is run."""
+    return Store(Path(shutil.copytree(made, tmp_path / "results", symlinks=True)))
 
 
 def strict(text: str) -> dict[str, Any]:
@@ -285,6 +292,7 @@ def test_how_far_test_items_explain_a_difference_is_asked_for(invoke: Invoke, st
     assert "test items" not in ok(invoke, "--table", "comparison")
 
 
+@pytest.mark.slow
 def test_figures_and_reports_are_written_where_they_are_asked_for(
     invoke: Invoke, store: Store, tmp_path: Path
 ) -> None:
