@@ -299,7 +299,7 @@ def text_of(
     words = list(summary.answer)
     if planned.searches and asked.importance is not Importance.none:
         words += _importance(store, planned, asked.importance)
-    return text + "\n" * bool(sheets) + render.said(words, format.value)
+    return text + "\n" * bool(sheets) + render.said(words, format.value, width=width)
 
 
 def print_report(store: Store, planned: PlannedSweep, metrics: tuple[str, ...]) -> None:

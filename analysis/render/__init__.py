@@ -14,7 +14,7 @@ from analysis.render.latex import HEADER, latex
 from analysis.render.machine import csv_kind, csv_of, json_of
 from analysis.render.markdown import escaped, markdown
 from analysis.render.plain import visible
-from analysis.render.terminal import terminal
+from analysis.render.terminal import terminal, wrapped
 from analysis.sheets import Sheet
 from analysis.tables import Table
 from analysis.tabulated import cell_text, results
@@ -90,8 +90,10 @@ def write(
     raise SpecError(f"unknown format '{form}'{did_you_mean(form, FORMATS)}")
 
 
-def said(sentences: Sequence[str], form: str) -> str:
-    """Sentences, one below the other, for a terminal or Markdown."""
-    texts = [visible(text) for text in sentences]
-    lines = [f"- {escaped(text)}" for text in texts] if form == "md" else texts
+def said(sentences: Sequence[str], form: str, *, width: int | None = None) -> str:
+    """Sentences, one below the other, for a terminal of so many columns or Markdown."""
+    if form == "md":
+        lines = [f"- {escaped(text)}" for text in sentences]
+    else:
+        lines = [line for text in sentences for line in wrapped(visible(text), width)]
     return "".join(f"{line}\n" for line in lines)

@@ -16,6 +16,9 @@ from analysis.sheets import BEST, Sheet, Shown
 _RANKED = ("results", "ablation")
 """Kinds of sheets whose best need a mark: a verdict in bold says the same in words."""
 
+_NUMERIC = (*"0123456789+-—",)
+"""With what a number begins, or the dash in its place."""
+
 
 def terminal(sheet: Sheet, width: int | None = None, color: bool = False) -> str:
     """Columns under each other, numbers lined up.
@@ -23,7 +26,8 @@ def terminal(sheet: Sheet, width: int | None = None, color: bool = False) -> str
     Args:
         sheet: To write.
         width: Columns of the terminal: a table that is wider is continued below with its other
-            columns, never cut. None writes each row on a line as long as it takes.
+            columns, never cut, and captions are broken between words. None writes each row on a
+            line as long as it takes.
         color: Whether it shows ANSI styles.
     """
     columns = list(zip(*sheet.rows, strict=True)) or [()] * len(sheet.header)
@@ -49,8 +53,24 @@ def terminal(sheet: Sheet, width: int | None = None, color: bool = False) -> str
         lines.append(styled("  ".join(header[c] for c in shown).rstrip(), "bold"))
         lines += [line(row, shown, best) for row, best in zip(rows, bold, strict=True)]
         lines.append("")
-    lines += [styled(visible(text), "dim") for text in sheet.caption]
+    lines += [
+        styled(line, "dim") for text in sheet.caption for line in wrapped(visible(text), width)
+    ]
     return "\n".join(lines) + "\n"
+
+
+def wrapped(text: str, width: int | None) -> list[str]:
+    """Lines of at most ``width`` columns, but for longer words; all but the first are indented."""
+    if width is None or cell_len(text) <= width:
+        return [text]
+    start = text[: len(text) - len(text.lstrip())]
+    lines, line = [], start
+    for word in text.split():
+        if line.strip() and cell_len(line) + 1 + cell_len(word) > width:
+            lines.append(line)
+            line = f"{start}  "
+        line += f" {word}" if line.strip() else word
+    return [*lines, line]
 
 
 def _space(width: int, text: str) -> str:
@@ -67,7 +87,8 @@ def _right(header: str, cells: Sequence[Shown], star: str) -> list[str]:
     """Values under values: marks, and what follows in parentheses, have a column of their own."""
     split = []
     for cell in cells:
-        number, space, rest = visible(cell.text).partition(" (")
+        text = visible(cell.text)
+        number, space, rest = text.partition(" (") if text[:1] in _NUMERIC else (text, "", "")
         split.append((number, (star if cell.best else "") + cell.mark + space + rest))
     value = max((cell_len(number) for number, _ in split), default=0)
     after = max((cell_len(rest) for _, rest in split), default=0)
