@@ -12,8 +12,8 @@ parts of a sweep advance together.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Self
 
 from hdsweep import racing
@@ -21,12 +21,12 @@ from hdsweep.entries import Entry, World
 from hdsweep.execute import Job
 from hdsweep.plan import Plan
 from hdsweep.planner import Cell, State, is_pending
+from hdsweep.retries import Retries
 from hdsweep.searching import Searches
 from hdsweep.spec import SweepSpec
 from hdsweep.targets import Targets, non_dominated
 from hdsweep.trial import TrialRecord
 
-LOSSES = 2  # times one trial may lose its worker in one run before it is left for the next
 _PATIENCE_S = 1.0  # for a configuration that is being drawn, while other trials run
 _AGAIN_PLACE = -1.0  # of what lost its worker: before all others
 _CONFIRM_PLACE = 10.0  # after all that is chosen from
@@ -44,6 +44,7 @@ class Agenda:
         rerun: Finished trials that are to be run again, as of ``Plan.pending``.
         again: Ids of further ones.
         ahead: Whether to draw ahead, in a thread, while trials run.
+        clock: In seconds, for what waits to be tried again.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Agenda:
         again: Collection[str] = (),
         *,
         ahead: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spec, self._plan, self._targets, self._world = spec, plan, targets, world
         self._rerun, self._again = rerun, again
@@ -65,7 +67,7 @@ class Agenda:
         self._of: dict[str, list[Entry]] = {}  # by trial id
         self._queued: set[str] = set()  # waiting or running
         self._running: dict[str, tuple[Job, TrialRecord | None]] = {}
-        self._losses: Counter[str] = Counter()
+        self._retries = Retries(clock)
         self._looks_done = 0
         self._racing: list[Entry] = []
         self._awaited: list[Entry] = []  # by the next look; some may be there already
@@ -107,13 +109,16 @@ class Agenda:
         while not len(self._queue):
             self._top_up()
             if not len(self._queue) and not self._searches.drawing:
-                return False
+                return bool(self._retries)
             self._receive(None)
         return True
 
     def next(self) -> Job | None:
         """A job to start now; None when none can be, for good if nothing runs."""
         while True:
+            for again in self._retries.ready():
+                if again.trial.id in self._queued:  # else nobody needs it any more
+                    self._queue.add(again, _AGAIN_PLACE)
             self._receive(0)
             self._top_up()
             job = self._queue.next()
@@ -132,7 +137,8 @@ class Agenda:
     @property
     def is_done(self) -> bool:
         """Whether nothing runs, waits or will come; after ``next`` gave None."""
-        return not (self._running or self._searches.drawing or len(self._queue))
+        waits = len(self._queue) or len(self._retries)
+        return not (self._running or self._searches.drawing or waits)
 
     def running(self, trial_id: str) -> Job:
         """The job of a trial that was handed out."""
@@ -156,11 +162,9 @@ class Agenda:
         trial_id = job.trial.id
         self._running.pop(trial_id, None)
         self._queue.finished(job)
-        self._losses[trial_id] += 1
         entries = self._of[trial_id]
         needed = not all(entry.dropped for entry in entries)
-        if needed and self._losses[trial_id] <= LOSSES:
-            self._queue.add(job, _AGAIN_PLACE)
+        if needed and self._retries.lost(job, self._world.reached(job)):
             return False
         self._leave(trial_id)
         for entry in entries:
@@ -172,19 +176,27 @@ class Agenda:
         self._go_on()
         return needed
 
+    def starved(self, job: Job, more: Job) -> None:
+        """A job ran out of memory; it is tried again as ``more``, which is given more."""
+        if all(entry.dropped for entry in self._of[job.trial.id]):
+            self.lost(job)  # nobody needs it any more
+            return
+        self._running.pop(job.trial.id, None)
+        self._queue.finished(job)
+        self._queue.add(more, _AGAIN_PLACE)
+
     def recover(self) -> list[tuple[Job, TrialRecord | None]]:
         """Take back what a launcher that gave up was running.
 
         Returns:
-            Each job with its record where it finished after all; those without are handed out
-            again, or were lost too often.
+            Each job with its record where it finished after all; those without are still to be
+            said to be lost.
         """
         found: list[tuple[Job, TrialRecord | None]] = []
         for job, before in list(self._running.values()):
             record = self._world.record(job.trial.id)
             new = record != before or (record is not None and record.status == "ok")
             if record is None or not new or (job.rerun and record == before):
-                self.lost(job)
                 found.append((job, None))
             else:
                 self.finished(job, record)

@@ -238,6 +238,20 @@ def key_of(stage: Stage, trial: Trial) -> str:
     return stages.stage_key(stage, digest(read), source)
 
 
+def reached(store: Store, trial_id: str, folders: Sequence[str]) -> tuple[int, ...]:
+    """How far a trial has come: its last checkpoint, then stages that are there, then theirs.
+
+    Args:
+        store: Where its files are.
+        trial_id: Its id.
+        folders: Of its stages, below the store.
+    """
+    places = [store.root / folder for folder in folders]
+    homes = [store.trial_dir(trial_id) / "checkpoint", *map(stages.progress_of, places)]
+    own, *of_stages = [int(found[-1].name) if (found := _checkpoints(h)) else 0 for h in homes]
+    return own, sum(stages.is_whole(place) for place in places), sum(of_stages)
+
+
 def _put(partial: Path, whole: Path) -> None:
     try:
         os.rename(partial, whole)

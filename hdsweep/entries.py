@@ -34,6 +34,9 @@ class World(Protocol):
     def job(self, cell: Cell, trial: Trial, order: int) -> Job:
         """A trial as it is handed to a worker; ``order`` is that of its configuration."""
 
+    def reached(self, job: Job, /) -> tuple[int, ...]:
+        """How far a trial has come that has not ended; larger is further."""
+
     def record(self, trial_id: str) -> TrialRecord | None:
         """Of a finished trial."""
 

@@ -73,6 +73,10 @@ class Job:
         cell: A readable name of the configuration that it is a replicate of.
         watch: How it may be stopped early.
         timeout_s: How long it may take; None sets no end.
+        cpus: Processors that it holds, where they are more than its threads.
+        attempts: What came of it before, and with what; kept in its record.
+        grows: Kinds of memory, ``gpu`` and ``host``, of which it can be given more: running out of
+            one is then raised and not recorded.
     """
 
     trial: Trial
@@ -85,6 +89,23 @@ class Job:
     cell: str = ""
     watch: Watch | None = None
     timeout_s: float | None = None
+    cpus: int = 0
+    attempts: tuple[Mapping[str, Any], ...] = ()
+    grows: tuple[str, ...] = ()
+
+
+class OutOfMemory(Exception):
+    """A trial needs more memory than it has, and can be given more.
+
+    Args:
+        of: ``gpu`` or ``host``.
+        message: What was raised.
+    """
+
+    def __init__(self, of: str, message: str) -> None:
+        super().__init__(of, message)
+        self.of = of
+        self.message = message
 
 
 class Listener(Protocol):
@@ -140,6 +161,7 @@ def run_trial(
     Raises:
         StoreError: The store cannot be written; nothing is recorded.
         DataChanged: The data are not those that name the trial; nothing is recorded.
+        OutOfMemory: Of a kind of memory that ``job.grows`` names; nothing is recorded.
     """
     interval_s = checkpoint_interval_s
     if interval_s is None:
@@ -197,7 +219,7 @@ def _run(
         log.info("on %s, %d threads", device, job.threads)
         # Whoever captures what is printed is a worker, whose loss the driver can bear.
         within = deadline(job.timeout_s, lines, give_up=capture)
-        status, found = _attempt(method, trial, context, within)
+        status, found = _attempt(method, job, context, within)
         wall_s = round(time.monotonic() - began, 3)
         log.info("%s after %.1f s", status, wall_s)
         record = _record(job, status, found, origin, device, started, wall_s)
@@ -207,16 +229,17 @@ def _run(
     return record
 
 
-def record_overdue(
-    job: Job, store: Store, origin: Mapping[str, Any], started: datetime
+def record_ended(
+    job: Job, store: Store, origin: Mapping[str, Any], started: datetime, why: str | None = None
 ) -> TrialRecord:
-    """Keep a record of a trial whose process was ended because it was over its time.
+    """Keep a record of a trial whose process was ended from outside, for a fault of its own.
 
     Args:
         job: Its trial.
         store: Where the record goes.
         origin: As for ``run_trial``.
         started: When the trial was handed out.
+        why: In words, where it ran out of memory; None where it was over its time.
 
     Returns:
         The record that stands.
@@ -224,7 +247,11 @@ def record_overdue(
     Raises:
         StoreError: The store cannot be written.
     """
-    found = _timeout(Overdue(job.timeout_s or 0.0))
+    if why is None:
+        found = _timeout(Overdue(job.timeout_s or 0.0))
+    else:
+        error = {"kind": "memory", "message": why, "traceback": ""}
+        found = _out_of_memory(job, "host", {"error": error})
     wall_s = (datetime.now(UTC) - started).total_seconds()
     with store.running(job.trial.id):
         return store.put(_record(job, "failed", found, origin, "", started, round(wall_s, 3)))
@@ -256,11 +283,14 @@ def _record(
     wall_s: float,
 ) -> TrialRecord:
     machine = provenance.of_machine(device, job.threads) if device else {"threads": job.threads}
+    given = {**origin, **machine, "gpus": job.gpus}
+    if job.attempts:
+        given["attempts"] = list(job.attempts)
     return TrialRecord(
         id=job.trial.id,
         status=status,
         trial=job.trial.to_json(),
-        provenance={**origin, **machine, "gpus": job.gpus},
+        provenance=given,
         started=started.isoformat(timespec="microseconds"),
         wall_s=wall_s,
         **found,
@@ -268,13 +298,14 @@ def _record(
 
 
 def _attempt(
-    method: Method, trial: Trial, context: Context, within: AbstractContextManager[None]
+    method: Method, job: Job, context: Context, within: AbstractContextManager[None]
 ) -> tuple[Status, dict[str, Any]]:
     """Run the method and keep its outcome; what it raises becomes the note of a failed trial.
 
     Returns:
         The status and the fields of the record that follow from it.
     """
+    trial = job.trial
     try:
         context.require_going()  # before any work: it was handed out while another seed ran
         _seed(trial.seed, method, context.threads)
@@ -312,11 +343,22 @@ def _attempt(
         kind = "infeasible" if isinstance(error, Infeasible) else "request"
         return "failed", _note(kind, error, trace=False)
     except (Exception, SystemExit, GeneratorExit) as error:
-        if isinstance(error, OSError) and error.errno in _STORAGE:
-            raise _no_room(context.store, error) from None
-        context.log.exception("failed: %s", error)
-        kind = "memory" if _is_out_of_memory(error) else "method"
-        return "failed", _note(kind, error, trace=True)
+        return _failed_by(error, job, context)
+
+
+def _failed_by(
+    error: Exception | SystemExit | GeneratorExit, job: Job, context: Context
+) -> tuple[Status, dict[str, Any]]:
+    """What is recorded of a trial that its method, or what it was given, has failed."""
+    if isinstance(error, OSError) and error.errno in _STORAGE:
+        raise _no_room(context.store, error) from None
+    context.log.exception("failed: %s", error)
+    memory = _memory_of(error)
+    if memory is None:
+        return "failed", _note("method", error, trace=True)
+    if memory in job.grows:
+        raise OutOfMemory(memory, f"{type(error).__name__}: {error}") from None
+    return "failed", _out_of_memory(job, memory, _note("memory", error, trace=True))
 
 
 def _ended_by(
@@ -397,8 +439,19 @@ def _timeout(error: Overdue) -> dict[str, Any]:
     return {"error": {**found["error"], "timeout_s": repr(error.timeout_s)}}
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+def _memory_of(error: BaseException) -> str | None:
+    """What memory a trial ran out of, by what was raised."""
+    if isinstance(error, MemoryError):
+        return "host"
+    return "gpu" if type(error).__name__ == "OutOfMemoryError" else None
+
+
+def _out_of_memory(job: Job, of: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The note of a trial that has had all the memory there is, with what to do."""
+    had = "a whole GPU" if of == "gpu" and job.gpus >= 1 else "the memory that it was given"
+    do = "a smaller batch or model, or a machine with more, may fit"
+    error = found["error"]
+    return {"error": {**error, "message": f"{error['message']}: {had} is not enough; {do}"}}
 
 
 def _device(method: Method, job: Job) -> str:

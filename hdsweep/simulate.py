@@ -105,6 +105,10 @@ class Simulated:
         """See World."""
         return Queue((), self._archive.store.root)
 
+    def reached(self, _job: Job, /) -> tuple[int, ...]:
+        """See World; no simulated worker is lost."""
+        return ()
+
     def record(self, trial_id: str) -> TrialRecord | None:
         """See World."""
         return self._ended.get(trial_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from hdsweep.context import reached
 from hdsweep.execute import Job, origin_of, record_infeasible
 from hdsweep.method import Data, load_method
 from hdsweep.plan import Plan, declares, validated
@@ -68,6 +69,10 @@ class StoreWorld:
     def queue(self) -> Queue:
         """See World."""
         return Queue((), self._store.root)
+
+    def reached(self, job: Job, /) -> tuple[int, ...]:
+        """See World."""
+        return reached(self._store, job.trial.id, job.stages)
 
     def record(self, trial_id: str) -> TrialRecord | None:
         """See World."""

@@ -80,7 +80,7 @@ def test_a_trial_whose_worker_dies_is_left_and_the_rest_finishes(
     assert done.returncode == 1, done.stderr
     assert (read(done)["ok"], read(done)["not_finished"]) == (4, 2), done.stderr
     assert "not finished  strong fault=kill seed=1" in done.stderr
-    assert "its worker died 3 times" in done.stderr
+    assert "its worker died 5 times" in done.stderr
 
 
 def test_the_dashboard_answers_with_the_token_while_a_sweep_runs(
@@ -145,7 +145,10 @@ def test_what_a_worker_cannot_keep_is_said_and_the_rest_goes_on(
     )
     sweep_file(text)
     done = hdsweep("run", "noise.yaml", "--format", "json")
-    assert (read(done)["ok"], read(done)["failed"]) == (2, 4), done.stderr
+    found = read(done)
+    assert found["ok"] == 2, done.stderr
+    assert found["failed"] >= 2  # of each configuration; a second seed may have been under way
+    assert found["failed"] + found["skipped"] == 4
     assert "SystemExit: 0" in done.stderr
     assert "scores have shape" in done.stderr
 

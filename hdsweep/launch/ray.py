@@ -20,19 +20,17 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hdsweep.agenda import LOSSES, Agenda
-from hdsweep.deadline import was_given_up
+from hdsweep.agenda import Agenda
 from hdsweep.errors import DataChanged, HdsweepError, StoreError
-from hdsweep.execute import Job, Listener, origin_of, record_overdue, run_trial, thread_environment
+from hdsweep.execute import Job, Listener, OutOfMemory, origin_of, run_trial, thread_environment
+from hdsweep.launch.lost import Losses
+from hdsweep.retries import LOSSES
 from hdsweep.stopping import Watch
 from hdsweep.store import Store
-from hdsweep.trial import Trial, TrialRecord
-
-_TOO_OFTEN = f"its worker died {1 + LOSSES} times; see ray.log of the sweep"
+from hdsweep.trial import Trial
 
 # Read by Ray when it is imported, so they stand before the import below.
 os.environ.setdefault("RAY_worker_niceness", "0")  # at 15, workers starve on a busy machine
@@ -45,9 +43,9 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # it swallows Ctrl-C and lets fit() return
 
-import ray  # noqa: E402
-from ray import tune  # noqa: E402
-from ray.tune.search import Searcher  # noqa: E402
+import ray
+from ray import tune
+from ray.tune.search import Searcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +95,8 @@ class _Worker(tune.Trainable):  # type: ignore[misc] # ray is not typed
         try:
             record = run_trial(job, Store(Path(config["store"])), config["origin"], capture=True)
             result: dict[str, Any] = {"status": record.status}
+        except OutOfMemory as error:
+            result = {"status": "memory", "of": error.of, "message": error.message}
         except (StoreError, DataChanged) as error:
             result = {"status": "unwritten", "message": str(error)}
         torch = sys.modules.get("torch")
@@ -119,10 +119,10 @@ def _ended(_signum: int, _frame: object) -> None:
 class _Planned(Searcher):  # type: ignore[misc]
     """Hands out what the agenda gives."""
 
-    def __init__(self, agenda: Agenda, store: Store, watcher: _Watcher) -> None:
+    def __init__(self, agenda: Agenda, store: Store, watcher: _Watcher, losses: Losses) -> None:
         super().__init__(metric="done", mode="max")
         self._agenda = agenda
-        self._watcher = watcher
+        self._watcher, self._losses = watcher, losses
         self._store = str(store.root)
         self._origins: dict[str, dict[str, Any]] = {}
 
@@ -139,7 +139,8 @@ class _Planned(Searcher):  # type: ignore[misc]
         method = job.trial.method
         if method not in self._origins:
             self._origins[method] = origin_of(job)
-        return {"job": _job_json(job), "store": self._store, "origin": self._origins[method]}
+        given = self._losses.handed_out(job)
+        return {"job": _job_json(given), "store": self._store, "origin": self._origins[method]}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -156,22 +157,26 @@ class _Planned(Searcher):  # type: ignore[misc]
 class _Watcher(tune.Callback):  # type: ignore[misc]
     """Tells the agenda and the listener what Tune does with the trials."""
 
-    def __init__(self, agenda: Agenda, store: Store, listener: Listener) -> None:
+    def __init__(self, agenda: Agenda, store: Store, listener: Listener, losses: Losses) -> None:
         self._agenda, self._store, self._listener = agenda, store, listener
-        self._started: dict[str, datetime] = {}
+        self._losses = losses
+        self.actors: dict[str, str] = {}  # of running trials, as Ray names them
         self.unwritten: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._started[_id_of(trial)] = datetime.now(UTC)
-        self._listener.started(self._agenda.running(_id_of(trial)))
+        self.actors[_id_of(trial)] = _actor_of(trial)
+        self._losses.started(self._agenda.running(_id_of(trial)))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         job = self._agenda.running(_id_of(trial))
+        if result.get("status") == "memory":
+            self._losses.out_of_memory(job, result["of"], result["message"])
+            return
         record = self._store.record(job.trial.id)
         if result.get("status") == "unwritten" or record is None:
             self.unwritten = result.get("message", f"{job.label}: its record has gone")
@@ -181,30 +186,24 @@ class _Watcher(tune.Callback):  # type: ignore[misc]
         self._listener.finished(job, record)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        job = self._agenda.running(_id_of(trial))
-        record = self._overdue(job)
-        if record is None:
-            _lost(job, self._agenda, self._listener)
-        else:
-            self._agenda.finished(job, record)
-            self._listener.finished(job, record)
-
-    def _overdue(self, job: Job) -> TrialRecord | None:
-        """The record of a trial whose worker ended because it was over its time."""
-        log = self._store.trial_dir(job.trial.id) / "log.txt"
-        with contextlib.suppress(OSError):
-            if was_given_up(log.read_text(errors="replace")):
-                started = self._started[job.trial.id]
-                return record_overdue(job, self._store, origin_of(job), started)
-        return None
-
-
-def _lost(job: Job, agenda: Agenda, listener: Listener) -> None:
-    listener.lost(job, _TOO_OFTEN if agenda.lost(job) else "its worker died")
+        error = trial.get_error()
+        self._losses.lost(self._agenda.running(_id_of(trial)), str(error))
 
 
 def _id_of(trial: Any) -> str:
     return str(trial.config["job"]["trial"]["id"])
+
+
+def _actor_of(trial: Any) -> str:
+    actor = trial.temporary_state.ray_actor
+    return "" if actor is None else str(actor._actor_id.hex())  # noqa: SLF001 - as messages name it
+
+
+def _held(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
+    """What a trial holds while it runs."""
+    job = config["job"]
+    cpus = max(job["cpus"], job["threads"])
+    return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": job["gpus"]}])
 
 
 def launch(
@@ -240,13 +239,14 @@ def launch(
                 say(_dashboard(context.dashboard_url))
             capacity = _capacity(shape)
             agenda.open(capacity)
+            losses = Losses(agenda, store, listener, _largest(shape))
             in_vain = 0
             while in_vain <= LOSSES and agenda.has_work():
                 known = len(agenda.ran)
-                _fit(agenda, store, listener, shape, capacity)
+                stopped = _fit(agenda, store, listener, losses, capacity)
                 for job, record in agenda.recover():
                     if record is None:
-                        listener.lost(job, f"Ray Tune gave up; see {log}")
+                        losses.lost(job, stopped.get(job.trial.id, ""))
                     else:
                         listener.finished(job, record)
                 in_vain = 0 if len(agenda.ran) > known else in_vain + 1
@@ -254,13 +254,17 @@ def launch(
             ray.shutdown()
 
 
-def _fit(agenda: Agenda, store: Store, listener: Listener, shape: Shape, capacity: int) -> None:
-    watcher = _Watcher(agenda, store, listener)
+def _fit(
+    agenda: Agenda, store: Store, listener: Listener, losses: Losses, capacity: int
+) -> dict[str, str]:
+    """Run until there is no more, or Tune gives up; of which trials it then says why."""
+    watcher = _Watcher(agenda, store, listener, losses)
+    why: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="hdsweep-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(_Worker, {"cpu": shape.threads, "gpu": shape.gpus}),
+            tune.with_resources(_Worker, _held),
             tune_config=tune.TuneConfig(
-                search_alg=_Planned(agenda, store, watcher),
+                search_alg=_Planned(agenda, store, watcher, losses),
                 num_samples=-1,  # until the agenda has no more
                 max_concurrent_trials=capacity + 1,  # one waits, so that no GPU idles
                 reuse_actors=True,
@@ -280,8 +284,10 @@ def _fit(agenda: Agenda, store: Store, listener: Listener, shape: Shape, capacit
         except (ray.exceptions.RayError, RuntimeError, tune.error.TuneError) as error:
             # Tune gives up as a whole over some lost workers; the caller counts what is missing.
             print(f"Ray Tune stopped: {type(error).__name__}: {error}", flush=True)
+            why = {i: str(error) for i, actor in watcher.actors.items() if actor in str(error)}
     if watcher.unwritten:
         raise StoreError(watcher.unwritten)
+    return why
 
 
 def _job_json(job: Job) -> dict[str, Any]:
@@ -346,6 +352,12 @@ def _check_fit(one: Shape) -> None:
         f"them (found {has}); lower resources in the sweep file, or declare logical ones with "
         "--cpus and --gpus"
     )
+
+
+def _largest(one: Shape) -> int:
+    """Processors of the largest machine that such trials can run on."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return max((int(n.get("CPU", 0)) for n in nodes if n.get("GPU", 0) >= one.gpus), default=1)
 
 
 def _capacity(one: Shape) -> int:

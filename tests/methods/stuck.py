@@ -15,7 +15,7 @@ from pydantic import Field
 
 from hdsweep.method import Data, Method, Outcome, Predictions, Strict, TrialContext
 
-Way = Literal["none", "sleep", "catch", "deaf", "kill", "memory", "gpu memory"]
+Way = Literal["none", "sleep", "catch", "deaf", "kill", "memory", "gpu memory", "bloat"]
 
 
 class Params(Strict):
@@ -68,6 +68,10 @@ def go_wrong(way: Way) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif way == "memory":
         raise MemoryError
+    elif way == "bloat":
+        kept = [bytearray(b"x" * 2**28) for _ in range(12)]  # 3 GiB
+        time.sleep(3600)
+        del kept
     elif way == "gpu memory":
         raise OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
