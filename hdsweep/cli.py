@@ -18,6 +18,7 @@ from rich.text import Text
 from hdsweep import views
 from hdsweep.cli_cache import cache_app
 from hdsweep.cli_data import data_app
+from hdsweep.cli_diff import diff
 from hdsweep.cli_import import import_
 from hdsweep.cli_methods import methods
 from hdsweep.cli_plan import check, plan
@@ -38,7 +39,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.add_typer(export_app, name="export")
-for command in (run, plan, check, status, show, report, watch, replay, methods):
+for command in (run, plan, check, status, show, report, watch, replay, methods, diff):
     app.command()(command)
 app.command("import")(import_)
 
