@@ -1,4 +1,7 @@
-"""The command ``import``: results from elsewhere, to be reported like those of a sweep."""
+"""The command ``import``: results from elsewhere, to be reported like those of a sweep.
+
+They come as a table of results, or as an archive of trials that another store has finished.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,21 @@ from hdsweep import views
 from hdsweep.errors import SpecError
 from hdsweep.imported import Columns, keep, read_results
 from hdsweep.knobs import parse_setting
+from hdsweep.packed import is_archive
 from hdsweep.store import Store
+from hdsweep.unpack import load
 from hdsweep.views import StoreOption
 
+_SHOWN = 20  # lines
 _Column = Annotated[str | None, typer.Option(metavar="COLUMN", help="Guessed from its name.")]
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(help="A CSV file with a header, in UTF-8.")],
-    sweep: Annotated[str, typer.Option(help="Name to report it by.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="A CSV file with a header, in UTF-8, or what export archive wrote."),
+    ],
+    sweep: Annotated[str | None, typer.Option(help="Name to report a CSV file by.")] = None,
     arm: _Column = None,
     seed: _Column = None,
     group: _Column = None,
@@ -53,10 +62,18 @@ def import_(
     question: Annotated[str, typer.Option(help="What the results answer.")] = "",
     store: StoreOption = views.RESULTS,
 ) -> None:
-    """Import a table of results: one row per value, or per seed with a column for each metric.
+    """Import a table of results, or the trials and sweeps of an archive.
+
+    A table has one row per value, or per seed with a column for each metric. Of an archive, nothing
+    takes the place of what is here and ok; exit status 1 where it says something else.
 
     Example: hdsweep import rows.csv --sweep published --baseline baseline
     """
+    if is_archive(file):
+        _take_over(file, Store(store), sweep)
+        return
+    if sweep is None:
+        raise SpecError(f"{file}: under which name is it to be reported? say --sweep NAME")
     found = read_results(
         file,
         Columns(
@@ -81,6 +98,30 @@ def import_(
     groups = f"{len(found.groups)} group{'s' * (len(found.groups) != 1)}"
     console.print(Text(f"imported {counts}, {', '.join(found.metrics)} in {groups}"))
     console.print(Text(f"hdsweep report {planned.name} shows them"))
+
+
+def _take_over(file: Path, store: Store, sweep: str | None) -> None:
+    if sweep is not None:
+        raise SpecError(f"--sweep: {file} is an archive, and its sweeps have names")
+    loaded = load(store, file)
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    for name, why in list(loaded.left.items())[:_SHOWN]:
+        console.print(Text.assemble(("left as it is here: ", "yellow"), f"{name} {why}"))
+    if len(loaded.left) > _SHOWN:
+        console.print(Text(f"and {len(loaded.left) - _SHOWN} more", "yellow"))
+    counts = (
+        (len(loaded.added), "added"),
+        (len(loaded.replaced), "replaced, which had not succeeded here"),
+        (len(loaded.completed), "completed, which lacked files"),
+        (loaded.present, "here already"),
+        (sum(not name.startswith("sweep ") for name in loaded.left), "left as they are here"),
+    )
+    said = [f"{count} {what}" for count, what in counts if count]
+    console.print(Text(f"trials: {', '.join(said) or 'none'}"))
+    for name in loaded.sweeps:
+        console.print(Text(f"sweep {name}: hdsweep report {name} --store {store.root}"))
+    if loaded.left:
+        raise typer.Exit(1)
 
 
 def _wide(texts: Sequence[str]) -> dict[str, str]:

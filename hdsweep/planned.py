@@ -330,6 +330,11 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         return []
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
+    return log_from_bytes(content, str(path))
+
+
+def log_from_bytes(content: bytes, where: str) -> list[dict[str, Any]]:
+    """As ``read_log``, of a log's content; ``where`` is named in the message."""
     found = []
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
         try:
@@ -337,7 +342,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             _check(event)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(
-                f"{path}:{number}: not a decision ({type(error).__name__}: {error}); cut the file "
+                f"{where}:{number}: not a decision ({type(error).__name__}: {error}); cut the file "
                 "before this line and run the sweep again, finished trials are kept"
             ) from None
         found.append(event)

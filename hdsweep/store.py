@@ -105,16 +105,21 @@ class Store:
             raise cannot_write(self.root, error) from None
 
     @contextlib.contextmanager
-    def running(self, trial_id: str) -> Iterator[None]:
+    def running(self, trial_id: str, *, wait: bool = True) -> Iterator[None]:
         """Be the one process that runs a trial; wait for another that does.
 
         As with ``driving``, the operating system frees the lock of a process that dies.
+
+        Raises:
+            StoreError: It cannot be locked, or is by another process and this one does not wait.
         """
         folder = self.trial_dir(trial_id)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(folder / ".lock")
-            lock.acquire()
+            lock.acquire(blocking=wait)
+        except Timeout:
+            raise StoreError(f"trial {trial_id}: is being run now") from None
         except OSError as error:
             raise cannot_write(folder, error) from None
         try:

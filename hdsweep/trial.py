@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import orjson
 
 from hdsweep.errors import StoreError
+from hdsweep.identity import digest
 
 FORMAT = 1  # of records, plans and the store as a whole; a newer one is refused, never guessed at
 
@@ -137,6 +138,25 @@ class TrialRecord:
                 "move its folder away and run the sweep again to redo that trial"
             ) from None
         return record
+
+
+def require_own_id(record: TrialRecord, trial_id: str, where: str) -> None:
+    """Raise StoreError for a record that is not of the trial whose folder it is in.
+
+    Args:
+        record: As it was read.
+        trial_id: Name of its folder.
+        where: Named in the message.
+    """
+    trial = record.trial
+    try:
+        told, identity, seed = trial["id"], trial["identity"], trial["seed"]
+        made = digest({**identity, "seed": seed}) if identity else trial_id  # imported ones
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{where}: its record does not say what was run: {error!r}") from None
+    if not trial_id == record.id == told == made:
+        wrong = next(i for i in (record.id, told, made) if i != trial_id)
+        raise StoreError(f"{where}: its record is of trial {wrong}")
 
 
 _RECORD_FIELDS = tuple(f.name for f in fields(TrialRecord))
