@@ -30,7 +30,7 @@ def _one_of(what: str, names: Sequence[str]) -> BeforeValidator:
 
     def check(value: Any) -> Any:
         if isinstance(value, str) and value not in names:
-            raise ValueError(f"unknown {what}{did_you_mean(value, names)}")
+            raise ValueError(f"unknown {what} '{value}'{did_you_mean(value, names)}")
         return value
 
     return BeforeValidator(check)
@@ -81,6 +81,12 @@ class Search(Strict):
             raise ValueError("say what is sought: maximize: auroc, or minimize: latency_ms")
         if len(set(objectives)) < len(objectives):
             raise ValueError("an objective is listed twice; remove one")
+        return self
+
+    @model_validator(mode="after")
+    def _no_knob_without_effect(self) -> Search:
+        if self.aggregate != "lower_bound" and "confidence" in self.model_fields_set:
+            raise ValueError(f"aggregate {self.aggregate} does not use confidence; remove it")
         return self
 
 

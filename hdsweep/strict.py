@@ -155,7 +155,8 @@ def first_error(
     found = detail.get("input")
     if isinstance(found, str | int | float | bool | list | tuple | None) and loc:
         shown = repr(found)
-        message = f"{message}; found {shown if len(shown) <= 80 else shown[:77] + '...'}"
+        if not (isinstance(found, str) and shown in message):
+            message = f"{message}; found {shown if len(shown) <= 80 else shown[:77] + '...'}"
     return source.error(where, message)
 
 

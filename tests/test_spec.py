@@ -444,8 +444,9 @@ SEARCHES: list[Row] = [
     (_SEARCH, "trials: 6, maximize: 3", 11, "search.maximize"),
     (_OBJECTIVE, "maximize: [auroc, auroc]", 11, "an objective is listed twice; remove one"),
     (_OBJECTIVE, "maximize: auroc, minimize: auroc", 11, "an objective is listed twice"),
-    (_OBJECTIVE, "maximize: auroc, sampler: tpee", 11, "unknown sampler; did you mean 'tpe'?"),
-    (_OBJECTIVE, "maximize: auroc, aggregate: meen", 11, "unknown aggregate; did you mean 'mean'?"),
+    (_OBJECTIVE, "maximize: auroc, sampler: tpee", 11, "unknown sampler 'tpee'; did you"),
+    (_OBJECTIVE, "maximize: auroc, aggregate: meen", 11, "'meen'; did you mean 'mean'?"),
+    (_OBJECTIVE, "maximize: auroc, confidence: 0.8", 11, "aggregate mean does not use confidence"),
     (_OBJECTIVE, "maximize: auroc, parallel: 0", 11, "search.parallel"),
     (
         _OBJECTIVE,
@@ -529,7 +530,7 @@ def test_what_a_search_cannot_do_is_refused(
             12,
             "race: a race compares configurations that the file lists",
         ),
-        (STOP, "rule: asha", "rule: ashaa", 12, "stop.rule: unknown rule; did you mean 'asha'?"),
+        (STOP, "rule: asha", "rule: ashaa", 12, "stop.rule: unknown rule 'ashaa'; did you"),
         (STOP, "rule: asha", "rule: patience", 12, "say how many steps without improvement"),
         (STOP, "rule: asha", "rule: asha, patience: 3", 12, "rule asha does not use patience; rem"),
         (
