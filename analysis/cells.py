@@ -13,7 +13,7 @@ from scipy import special
 
 from analysis.matching import Place
 from analysis.recomputed import Recomputed, Seeds
-from analysis.rounding import Floats, agreement, std_range
+from analysis.rounding import Floats, agreement, decimals, std_range
 
 Verdict = Literal["holds", "rounding", "wrong", "not recomputable"]
 VERDICTS: tuple[Verdict, ...] = ("holds", "rounding", "wrong", "not recomputable")
@@ -115,7 +115,9 @@ def _partial(place: Place, seeds: Seeds) -> str:
 
 def _partly(claim: Claim, partial: str) -> Claim:
     """A number over other seeds than the printed one may hold, and cannot be wrong."""
-    if not partial or claim.verdict == "holds":
+    if not partial:
+        return claim
+    if claim.verdict == "holds":
         return replace(claim, why=partial)
     return replace(claim, verdict="not recomputable", why=partial)
 
@@ -135,6 +137,9 @@ def _std(blank: Claim, printed: Decimal, values: Floats, half: float) -> Claim:
     fitting = tuple(ddof for ddof, (_, verdict, _) in found.items() if verdict == best)
     value, _, why = found[fitting[0]]
     told = f"{why} with ddof = {fitting[0]}" if why else ""
+    if best == "wrong":
+        digits = decimals(printed) + 2
+        told = ", ".join(f"{found[ddof][0]:.{digits}f} with ddof = {ddof}" for ddof in found)
     return replace(
         blank, recomputed=value, ddof=fitting if best != "wrong" else (), verdict=best, why=told
     )
@@ -159,8 +164,8 @@ def notes_on(claims: Sequence[Claim], fits: Mapping[int, int]) -> Iterator[str]:
         return
     most = 1 if fits[1] >= fits[0] else 0
     yield (
-        f"of {len(stds)} standard deviations {fits[1]} hold with ddof = 1 and {fits[0]} with "
-        f"ddof = 0; shown with ddof = {most} where both or none do"
+        f"of what is printed after ±, {len(stds)} in all, {fits[1]} hold with ddof = 1 and "
+        f"{fits[0]} with ddof = 0; recomputed is shown with ddof = {most} where both or none do"
     )
     errors, intervals = 0, 0
     for claim in stds:

@@ -23,7 +23,7 @@ from analysis.pairing import Configuration, configurations
 from analysis.printed import PrintedTable, read_tables
 from analysis.recomputed import Recomputed
 from analysis.theirs import Theirs, beside
-from hdsweep.errors import SpecError
+from hdsweep.errors import SpecError, did_you_mean
 from hdsweep.metrics import parse_metric
 from hdsweep.planned import PlannedSweep
 from hdsweep.store import Store
@@ -96,11 +96,6 @@ def check(store: Store, sweep: PlannedSweep, path: Path, asked: Asked | None = N
     tables = read_tables(path)
     names = _names(store, sweep, asked)
     read = [(table, columns_of(table, names, asked.named)) for table in tables]
-    notes = [
-        f"line {table.line}: a table without a column that is a metric or group is passed over"
-        for table, columns in read
-        if columns is None
-    ]
     known_columns = [(table, columns) for table, columns in read if columns is not None]
     if not known_columns:
         raise _no_column(path, tables[0], names)
@@ -119,11 +114,14 @@ def check(store: Store, sweep: PlannedSweep, path: Path, asked: Asked | None = N
     for told in asked.named.rows.values():
         if told != "-":
             configuration(told, known)
+    _refuse_unmatched(path, tables, asked)
     found = [
         place
         for table, columns in known_columns
         for place in places(table, columns, names, known, named)
     ]
+    passed = [table.line for table, columns in read if columns is None]
+    notes = [_passed_over(passed)] if passed else []
     for table, columns in known_columns:
         if columns.ignored:
             listed = ", ".join(columns.ignored[:_SHOWN_NAMES])
@@ -192,6 +190,13 @@ def _no_column(path: Path, table: PrintedTable, names: Names) -> SpecError:
     )
 
 
+def _passed_over(lines: Sequence[int]) -> str:
+    where = ", ".join(map(str, lines[:_SHOWN_NAMES]))
+    more = ", ..." if len(lines) > _SHOWN_NAMES else ""
+    what = "a table" if len(lines) == 1 else f"{len(lines)} tables"
+    return f"passed over {what} without a column that is a metric or a group: line {where}{more}"
+
+
 def _metrics(tables: Sequence[PrintedTable], names: Names, asked: Asked) -> list[str]:
     """Those that the tables print."""
     found: dict[str, None] = {}
@@ -216,6 +221,24 @@ def _of_seeds(frame: pd.DataFrame, seeds: Sequence[int]) -> pd.DataFrame:
             listed = ", ".join(map(str, sorted(there)[:_SHOWN_NAMES]))
             raise SpecError(f"--seeds: no seed {seed} in the sweep; it has {listed}")
     return frame[frame["seed"].isin(seeds)]
+
+
+def _refuse_unmatched(path: Path, tables: Sequence[PrintedTable], asked: Asked) -> None:
+    """A label that is nowhere in the file is a slip."""
+    rows = [cell for table in tables for row in table.rows for cell in row.cells[:3]]
+    rows += [" ".join(row.cells[:2]) for table in tables for row in table.rows]
+    labels = [name for table in tables for column in table.columns for name in column]
+    labels += [" ".join(column) for table in tables for column in table.columns]
+    for option, told, printed in (
+        ("--map", asked.named.columns, labels),
+        ("--rows", asked.named.rows, rows),
+        ("--published", asked.theirs, rows),
+    ):
+        known = {short(text) for text in printed}
+        for label in told:
+            if short(label) not in known:
+                near = did_you_mean(label, {text for text in printed if text})
+                raise SpecError(f"{option} '{label}': {path} prints no such label{near}")
 
 
 def _refuse_unknown(

@@ -206,9 +206,8 @@ def configuration(name: str, known: Sequence[Configuration]) -> Configuration:
     if found:
         listed = ", ".join(f"'{one.name}'" for one in found[:3])
         raise SpecError(f"'{name}' may be {listed}{', ...' if len(found) > 3 else ''}; name one")
-    raise SpecError(
-        f"no configuration '{name}'{did_you_mean(name, [one.name for one in known[:200]])}"
-    )
+    near = did_you_mean(name, {text for one in known[:200] for text in (one.arm, one.name)})
+    raise SpecError(f"no configuration '{name}'{near}")
 
 
 def _ways(one: Configuration) -> set[str]:

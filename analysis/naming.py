@@ -277,5 +277,7 @@ def metric_in(title: str, names: Names) -> str | None:
 
 def short(text: str) -> str:
     """A name without what people add to it: case, spaces, dashes and marks."""
-    stripped = re.sub(r"[^\w±@.+]|_", "", text.lower())
+    stripped = re.sub(
+        r"\[\d+(?:\s*[,–-]\s*\d+)*\]|[^\w±@.+]|_", "", text.lower()
+    )  # [12]: a citation
     return re.sub(r"[.+]+$", "", stripped)

@@ -45,9 +45,7 @@ def agreement(printed: Decimal, value: float, low: float, high: float) -> tuple[
         return "holds", ""
     if low < high and low - slack <= number + unit / 2 and number - unit / 2 <= high + slack:
         digits = decimals(printed) + 2
-        return "rounding", (
-            f"the records are rounded themselves: {low:.{digits}f} to {high:.{digits}f} is possible"
-        )
+        return "rounding", f"{low:.{digits}f} to {high:.{digits}f}, as records are rounded"
     if abs(apart) < unit - slack:
         return "rounding", "digits were cut off" if apart < 0 else "rounded up"
     return "wrong", ""

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["results", "comparison", "ablation", "criteria", "costs", "differences"]
+Kind = Literal["results", "comparison", "ablation", "criteria", "costs", "differences", "claims"]
 
 BEST = "*"
 """Follows the best of a column where bold may not be seen."""
