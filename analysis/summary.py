@@ -116,7 +116,7 @@ def summarize(
     asked = [found.metric for text in sweep.expect if (found := criterion(text))]
     judged = list(dict.fromkeys([*metrics, *sweep.metrics]))
     for name in margins or {}:
-        if _key(name) not in (known := [_key(one) for one in judged]):
+        if _key(name) not in (known := dict.fromkeys(_key(one) for one in judged)):
             raise SpecError(
                 f"margin of '{name}': the report has no such metric{did_you_mean(name, known)}"
             )

@@ -168,7 +168,7 @@ def report(
         knobs=_knobs(ablation),
         per_group=per_group,
         images=format is TableFormat.html if images is None else images,
-        tables=tuple(kind.value for kind in table or _kinds(format, ablation)),
+        tables=tuple(dict.fromkeys(k.value for k in table or _kinds(format, ablation))),
         brief=not table,
         importance=importance,
     )

@@ -202,6 +202,8 @@ def test_a_csv_of_two_kinds_is_refused(invoke: Invoke, store: Store) -> None:
     status, out, err = invoke("report", *arguments)
     assert (status, out) == (2, "")
     assert "one kind of table, found costs, criteria" in err
+    twice = ok(invoke, "--format", "csv", "--table", "costs", "--table", "costs")
+    assert twice == ok(invoke, "--format", "csv", "--table", "costs")
 
 
 # --- for people -----------------------------------------------------------------------------------
