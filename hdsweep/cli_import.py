@@ -5,7 +5,7 @@ They come as a table of results, or as an archive of trials that another store h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import Annotated
 
@@ -52,6 +52,10 @@ def import_(
         list[str] | None,
         typer.Option(metavar="NAME", help="A number per trial, as latency_ms. Repeatable."),
     ] = None,
+    mean_group: Annotated[
+        str | None,
+        typer.Option(help="Of the file's own means over groups; mean, average, avg or overall."),
+    ] = None,
     percent: Annotated[
         bool | None,
         typer.Option("--percent/--fraction", help="Unit of rates; percent if one is above 1."),
@@ -79,7 +83,7 @@ def import_(
         Columns(
             arm=arm, seed=seed, group=group, metric=metric, value=value, knobs=tuple(knob or ()),
             ignore=tuple(ignore or ()), wide=_wide(wide or ()), scalars=tuple(scalar or ()),
-            percent=percent,
+            mean=mean_group, percent=percent,
         ),
     )  # fmt: skip
     arms = list(dict.fromkeys(cell.arm for cell in found.cells))
@@ -94,9 +98,11 @@ def import_(
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     read = "; ".join(f"{what}: {column}" for what, column in found.columns.items())
     console.print(Text(f"read {read}; rates in {'percent' if found.percent else 'fractions'}"))
-    counts = f"{len(found.records)} trials of {len(found.cells)} configurations"
-    groups = f"{len(found.groups)} group{'s' * (len(found.groups) != 1)}"
-    console.print(Text(f"imported {counts}, {', '.join(found.metrics)} in {groups}"))
+    for text in found.warnings:
+        console.print(Text.assemble(("warning: ", "yellow"), text))
+    trials, cells = _many(found.records, "trial"), _many(found.cells, "configuration")
+    groups = _many(found.groups, "group")
+    console.print(Text(f"imported {trials} of {cells}, {', '.join(found.metrics)} in {groups}"))
     console.print(Text(f"hdsweep report {planned.name} shows them"))
 
 
@@ -125,10 +131,16 @@ def _take_over(file: Path, store: Store, sweep: str | None) -> None:
 
 
 def _wide(texts: Sequence[str]) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for text in texts:
         metric, _, column = text.partition("=")
         if not metric or not column:
             raise SpecError(f"--wide {text}: write METRIC=COLUMN, as in auroc=AUROC")
+        if metric in found:
+            raise SpecError(f"--wide {text}: {metric} is in column '{found[metric]}' already")
         found[metric] = column
     return found
+
+
+def _many(things: Sized, word: str) -> str:
+    return f"{len(things)} {word}{'s' * (len(things) != 1)}"

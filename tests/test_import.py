@@ -132,6 +132,83 @@ def test_scalars_are_told_apart_from_rates(tmp_path: Path) -> None:
     assert found.metrics == ("auroc", "latency_ms")
 
 
+def test_a_scalar_is_one_number_per_trial_whatever_the_rows(tmp_path: Path) -> None:
+    text = "arm,seed,group,AUC,ms\nA,1,x,.9,12\nA,1,y,.8,{}\nA,1,mean,.85,14\n"
+    told = Columns(wide={"auroc": "AUC"}, scalars=("ms",))
+    (record,) = read_results(written(tmp_path, text.format(16)), told).records.values()
+    assert record.scalars == {"ms": 14.0}  # the file's own mean
+    without = text.format(12).replace("A,1,mean,.85,14\n", "")
+    (record,) = read_results(written(tmp_path, without), told).records.values()
+    assert record.scalars == {"ms": 12.0}
+    with pytest.raises(DataError, match=r":3: ms of A, seed 1 is 16, but 12 in line 2"):
+        read_results(written(tmp_path, without.replace("y,.8,12", "y,.8,16")), told)
+    with pytest.raises(SpecError, match=r"--scalar sm: the file has no such number; known: .*ms"):
+        read_results(tmp_path / "rows.csv", Columns(wide={"auroc": "AUC"}, scalars=("sm",)))
+    with pytest.raises(SpecError, match="--scalar auroc: is a metric"):
+        read_results(tmp_path / "rows.csv", Columns(scalars=("auroc",)))
+
+
+def test_percent_signs_tell_the_unit_and_arithmetic_may_leave_a_little(tmp_path: Path) -> None:
+    signed = written(tmp_path, "arm,seed,auroc\nA,1,0.9%\nA,2,0.8 %\n")
+    assert [one["value"] for one in imported(signed)] == pytest.approx([0.009, 0.008])
+    with pytest.raises(DataError, match=":2: a percent sign in a file that is in fractions"):
+        read_results(signed, Columns(percent=False))
+    full = written(tmp_path, "arm,seed,auroc\nA,1,1.0000000000000002\nA,2,.8\n")
+    assert [one["value"] for one in imported(full)] == [1.0, 0.8]
+    low = written(tmp_path, "arm,seed,auroc,fpr@95\nA,1,98,.5\n")
+    assert [one["value"] for one in imported(low, percent=True)] == pytest.approx([0.98, 0.005])
+
+
+def test_an_index_that_pandas_wrote_is_no_knob_and_metrics_are_read_as_papers_write_them(
+    tmp_path: Path,
+) -> None:
+    table = pd.DataFrame({"Method": "A", "Seed": [1, 2], "AUROC": 98.0, "TPR@FPR=1 %": 90.0})
+    table.to_csv(tmp_path / "rows.csv")
+    found = read_results(tmp_path / "rows.csv", Columns())
+    assert found.metrics == ("auroc", "tpr@1")
+    assert [dict(cell.knobs) for cell in found.cells] == [{}]
+    assert len(found.cells[0].trials) == 2
+    assert found.warnings == ()
+
+
+def test_a_measurement_that_is_taken_for_a_knob_is_told(tmp_path: Path) -> None:
+    text = "arm,seed,auroc,wall_s\nA,1,.9,12.1\nA,2,.8,12.2\n"
+    (warning,) = read_results(written(tmp_path, text), Columns()).warnings
+    assert "if wall_s is no knob, import again with --ignore COLUMN" in warning
+    assert read_results(tmp_path / "rows.csv", Columns(ignore=("wall_s",))).warnings == ()
+
+
+def test_a_mean_that_is_not_that_of_its_groups_is_told_with_its_line(tmp_path: Path) -> None:
+    # By pandas: five means are off by 0.05 to 0.095 where two decimals allow for 0.015.
+    (published,) = read_results(GOLDEN, Columns()).warnings
+    assert published.startswith("5 of the file's means are not those of its groups")
+    assert "line 36 says 89.42, not 89.50" in published
+    text = "arm,seed,group,auroc\nA,1,x,.91\nA,1,y,.80\nA,1,All,.83\n"
+    (warning,) = read_results(written(tmp_path, text), Columns(mean="All")).warnings
+    assert "1 of the file's means are not those of its groups" in warning
+    assert "line 4 says 0.83, not 0.8" in warning  # 0.855
+    # 0.855, cut off or rounded; and the last digits of its groups are worth 0.005.
+    for fits in (".84", ".85", ".86", ".87"):
+        path = written(tmp_path, text.replace(".83", fits))
+        assert read_results(path, Columns(mean="All")).warnings == ()
+    with pytest.raises(SpecError, match="--mean-group Al: no such group; did you mean 'All'"):
+        read_results(tmp_path / "rows.csv", Columns(mean="Al"))
+
+
+def test_the_digits_that_a_file_prints_are_part_of_what_it_says(tmp_path: Path) -> None:
+    one = read_results(written(tmp_path, "arm,seed,auroc\nA,1,.90\n"), Columns())
+    other = read_results(written(tmp_path, "arm,seed,auroc\nA,1,.9000\n", "b.csv"), Columns())
+    assert one.records.keys() != other.records.keys()
+    half = next(iter(other.records.values())).provenance["imported"]["resolution"]["auroc"]
+    assert half == pytest.approx(5e-5)
+
+
+def test_a_name_that_is_no_name_leaves_nothing_in_the_store(tmp_path: Path) -> None:
+    with pytest.raises(HdsweepError, match="is not the name of a sweep"):
+        keep(Store(tmp_path / "results"), "../x", read_results(GOLDEN, Columns()))
+    assert not (tmp_path / "results").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -151,7 +228,19 @@ def test_scalars_are_told_apart_from_rates(tmp_path: Path) -> None:
         ("arm,seed,x\nA,1,.9\n", "--wide auroc=COLUMN"),
         ("arm,seed,metric,value\nA,1,auroc[domain=C],.9\n", "groups have a column of their own"),
         ("arm,seed,group,metric,value\nA,1,mean,auroc,.9\nA,1,avg,auroc,.9\nA,1,x,auroc,.9\n",
-         "both stand for a mean"),
+         "groups mean and avg may both be means of the others; say --mean-group"),
+        ("arm,seed,auroc\nA,,.9\n", ":2: seed '' is not a whole number below 2^32"),
+        (f"arm,seed,auroc\nA,{'9' * 400},.9\n", "999...' is not a whole number below 2^32"),
+        ("arm,run,auroc\nA,x1,.9\n", "--ignore 'run'"),
+        ("arm,seed,auroc\n,1,.9\n", ":2: arm is empty"),
+        ("arm,seed,group,auroc\nA,1,,.9\n", "call the mean over groups 'mean'"),
+        ("arm,seed,group,auroc\nA,1,pooled,.9\n", "stands for the items of all groups together"),
+        ("arm,seed,auroc\nA,1,1e400\n", ":2: '1e400' is no number"),
+        ("arm,seed,auroc\nA,1,0_0.9\n", ":2: '0_0.9' is no number"),
+        ("arm,seed,tpr@1,TPR@1.0\nA,1,.9,.8\n", "columns 3 and 4 are both tpr@1"),
+        ("arm,seed,a b,a=b,auroc\nA,1,1,2,.9\n", "columns 3 and 4 are both a_b"),
+        ("arm,seed,auroc,tpr@1\nA,1,.98,94.5\n", "say --percent if all rates are in percent"),
+        ("arm,seed,auroc\nA,1,.98\nB,1,94.5\n", "of B looks like percent, but no auroc of A"),
     ],
 )  # fmt: skip
 def test_a_wrong_row_is_named_with_its_line(tmp_path: Path, text: str, words: str) -> None:
@@ -167,7 +256,7 @@ def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
         read_results(tmp_path / "x.csv", Columns())
     with pytest.raises(DataError, match="cannot be read"):
         read_results(tmp_path, Columns())
-    with pytest.raises(SpecError, match="no column 'sed' for seed; did you mean 'seed'"):
+    with pytest.raises(SpecError, match="no column 'sed' is left for seed; did you mean 'seed'"):
         read_results(GOLDEN, Columns(seed="sed"))
 
 
