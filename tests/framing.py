@@ -48,7 +48,7 @@ def framed(
         "group": named(np.where(group == g, g + 1, group), [*groups, POOLED, MEAN]),
         "status": named(np.zeros(len(cell), dtype=int), STATUS),
         "value": value,
-        "reason": np.where(np.isnan(value), "undefined", "").astype(object),
+        "reason": pd.Series(np.where(np.isnan(value), "undefined", ""), dtype=object),
     }
     return pd.DataFrame(data)
 
