@@ -8,7 +8,6 @@ checkpoints, stages and mirrors stay behind.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import stat
@@ -90,7 +89,7 @@ def _of_trial(store: Store, trial_id: str, predictions: bool, left: dict[str, st
     if folder.is_symlink() or folder.parent.is_symlink():
         left[trial_id] = "its folder is a link"
         return []
-    if _is_locked(folder / ".lock"):
+    if store.is_running(trial_id):
         left[trial_id] = "is being run"
         return []
     if not (folder / "record.json").is_file():
@@ -105,9 +104,7 @@ def _of_trial(store: Store, trial_id: str, predictions: bool, left: dict[str, st
         files += [*_below(home / "artifacts"), *(home / name for name in names)]
     before = (folder / "record.json").stat()
     found = _entries(store.root, files, left)
-    if _is_locked(folder / ".lock") or not os.path.samestat(
-        before, (folder / "record.json").stat()
-    ):
+    if store.is_running(trial_id) or not os.path.samestat(before, (folder / "record.json").stat()):
         left[trial_id] = "is being run again"
         return []
     return found
@@ -156,20 +153,3 @@ def _digest(file: Path, *, grows: bool) -> tuple[int, str]:
     with file.open("rb") as opened:
         sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
         return opened.tell(), sha256
-
-
-def _is_locked(lock: Path) -> bool:
-    """Whether a trial is being run; asked without leaving a trace in a store of others."""
-    try:
-        handle = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(handle)
-    return False

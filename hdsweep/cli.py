@@ -25,7 +25,7 @@ from hdsweep.cli_plan import check, plan
 from hdsweep.cli_report import report, show, status
 from hdsweep.cli_run import run
 from hdsweep.cli_search import export_app, replay
-from hdsweep.cli_store import export_archive
+from hdsweep.cli_store import doctor, export_archive
 from hdsweep.cli_watch import watch
 from hdsweep.errors import HdsweepError
 from hdsweep.execute import thread_environment
@@ -44,6 +44,7 @@ export_app.command("archive")(export_archive)
 for command in (run, plan, check, status, show, report, watch, replay, methods, diff):
     app.command()(command)
 app.command("import")(import_)
+app.command()(doctor)
 
 
 def main() -> None:

@@ -77,6 +77,11 @@ class Stopped(Exception):
         return self.reason
 
 
+def printable(text: str) -> str:
+    """Text for a terminal: what others wrote must not move its cursor or change its title."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
 def first_line(message: str) -> str:
     """What of a message fits a line: its first line that says anything."""
     lines = (line.strip() for line in message.splitlines())

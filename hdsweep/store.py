@@ -17,6 +17,7 @@ process killed at any moment leaves either a finished trial or one that was neve
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -47,7 +48,7 @@ from hdsweep.trial import FORMAT, TrialRecord, newer_format
 __all__ = ["PlannedCell", "PlannedSearch", "PlannedSweep", "Store"]
 
 _ID = re.compile(r"^[0-9a-f]{20}\Z")
-_OURS = {"store.json", "trials", "stages", "sweeps"}
+_OURS = {"store.json", "trials", "stages", "sweeps", "damaged"}  # the last by doctor
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 
 
@@ -126,6 +127,14 @@ class Store:
             yield
         finally:
             lock.release()  # the empty file stays: who unlinks it may unlink another's lock
+
+    def is_running(self, trial_id: str) -> bool:
+        """Whether a process runs a trial; asked without a trace, for a store may be read only."""
+        return _is_locked(self.trial_dir(trial_id) / ".lock")
+
+    def is_driven(self, name: str) -> bool:
+        """Whether a process runs a sweep; asked without a trace."""
+        return _is_locked(self._sweep_dir(name) / ".driver.lock")
 
     def put(self, record: TrialRecord, *, replace: bool = False) -> TrialRecord:
         """Keep a record, durably. A record that is ``ok`` is never replaced, unless that is asked.
@@ -360,3 +369,19 @@ class Store:
         for prefix in prefixes:
             with contextlib.suppress(NotADirectoryError):
                 yield from (e for e in os.scandir(prefix) if _ID.match(e.name))
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a filesystem without locks
+        return False
+    finally:
+        os.close(handle)
+    return False

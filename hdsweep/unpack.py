@@ -8,6 +8,7 @@ Nothing that is ``ok`` here is replaced; what says otherwise than here is named 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -204,9 +205,12 @@ def _unpacked(store: Store, path: Path, wanted: set[str]) -> Iterator[Path]:
     """A hidden folder of the store with the wanted files of an archive."""
     try:
         staged = Path(tempfile.mkdtemp(prefix=PREFIX, dir=store.root))
+        held = os.open(staged, os.O_RDONLY)
     except OSError as error:
         raise cannot_write(store.root, error) from None
     try:
+        with contextlib.suppress(OSError):  # a filesystem without locks
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # it is in use: see is_abandoned
         for entry, pieces in walk(path) if wanted else ():
             if entry.path in wanted:
                 target = staged / entry.path
@@ -222,6 +226,22 @@ def _unpacked(store: Store, path: Path, wanted: set[str]) -> Iterator[Path]:
         yield staged
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+        os.close(held)
+
+
+def is_abandoned(staged: Path) -> bool:
+    """Whether a folder that begins with PREFIX is of an import that was killed."""
+    try:
+        handle = os.open(staged, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True
 
 
 def _take(store: Store, staged: Path, unit: _Unit) -> None:
