@@ -17,6 +17,7 @@ from rich.text import Text
 
 from hdsweep import views
 from hdsweep.errors import SpecError, did_you_mean
+from hdsweep.imported import is_imported
 from hdsweep.method import load_method
 from hdsweep.spec import SweepSpec, check_strategy, load_sweep
 from hdsweep.store import Store
@@ -140,6 +141,8 @@ def _spec(sweep: str, store: Store) -> SweepSpec:
 
 
 def _kept(store: Store, name: str) -> SweepSpec:
+    if is_imported(store, name):
+        raise SpecError(f"{name}: was imported, so nothing is known of how its trials were chosen")
     return load_sweep(store.root / "sweeps" / name / "sweep.yaml")
 
 

@@ -144,6 +144,12 @@ def test_a_scalar_is_one_number_per_trial_whatever_the_rows(tmp_path: Path) -> N
         read_results(written(tmp_path, without.replace("y,.8,12", "y,.8,16")), told)
     with pytest.raises(SpecError, match=r"--scalar sm: the file has no such number; known: .*ms"):
         read_results(tmp_path / "rows.csv", Columns(wide={"auroc": "AUC"}, scalars=("sm",)))
+    named = written(tmp_path, "arm,seed,auroc,Time (ms)\nA,1,.9,12\n", "named.csv")
+    with pytest.raises(SpecError, match=r"--wide 'latency_ms=Time \(ms\)'"):
+        read_results(named, Columns(scalars=("Time (ms)",)))
+    renamed = Columns(wide={"latency_ms": "Time (ms)"}, scalars=("latency_ms",))
+    (record,) = read_results(named, renamed).records.values()
+    assert (record.scalars, record.metrics) == ({"latency_ms": 12.0}, {"auroc": {"all": 0.9}})
     with pytest.raises(SpecError, match="--scalar auroc: is a metric"):
         read_results(tmp_path / "rows.csv", Columns(scalars=("auroc",)))
 
@@ -275,6 +281,9 @@ def test_imports_and_runs_do_not_take_each_others_names(
     assert "topk q=5 is better than baseline (+0.91 points" in report.stdout
     trial = hdsweep("status", "published", "--format", "json")
     assert '"ok": 10' in trial.stdout
+    refused = hdsweep("replay", "published")
+    assert refused.returncode == 2
+    assert "published: was imported, so nothing is known of how" in refused.stderr
     path.write_text(SWEEP.replace("name: noise\n", "name: published\n", 1))
     refused = hdsweep("run", path, "--inline")
     assert refused.returncode == 2

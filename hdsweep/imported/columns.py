@@ -18,6 +18,7 @@ _ROLES = {
     "value": ("value", "result"),
 }
 _LONG = ("metric", "value")  # in a file with a row per value
+_SHOWN = 20  # columns in a message
 UNNAMED = re.compile(r"(Unnamed: \d+)?")
 """Columns that are nothing: an index that pandas wrote, or a comma at the end of each line."""
 
@@ -95,7 +96,7 @@ def roles_of(path: Path, header: Sequence[str], asked: Columns) -> Roles:
     if "metric" not in found:
         held = [name for name in free if name in asked.scalars or _is_metric(name)]
         wide += [(name, free.pop(name)) for name in held]
-    _check_values(path, found, wide)
+    _check_values(path, header, found, wide)
     named = _distinct(path, [(canonical(path, 1, text, asked.scalars), n) for text, n in wide])
     swept = _distinct(
         path, [(re.sub(r"[\s=]+", "_", name), n) for name, n in (knobs or free).items()]
@@ -107,13 +108,19 @@ def roles_of(path: Path, header: Sequence[str], asked: Columns) -> Roles:
     return Roles(found, swept, named, asked.scalars, said)
 
 
-def _check_values(path: Path, found: Mapping[str, int], wide: Sequence[tuple[str, int]]) -> None:
+def _check_values(
+    path: Path,
+    header: Sequence[str],
+    found: Mapping[str, int],
+    wide: Sequence[tuple[str, int]],
+) -> None:
     if "metric" in found and "value" not in found:
         raise SpecError(f"{path}: which column holds the values? say --value COLUMN")
     if "metric" not in found and not wide:
+        names = ", ".join(f"'{name}'" for name in header[:_SHOWN])
         raise SpecError(
-            f"{path}: no column holds metrics; say --metric and --value COLUMN, or for a column "
-            "per metric --wide auroc=COLUMN"
+            f"{path}: no column of {names} holds metrics; say --metric and --value COLUMN, or for "
+            "a column per metric --wide auroc=COLUMN"
         )
 
 

@@ -26,6 +26,7 @@ MOST = 1 + 1e-9
 """A rate of 1 as arithmetic may leave it."""
 
 _MEANS = ("mean", "average", "avg", "overall")
+_WORD = re.compile(r"[A-Za-z_][\w./-]*")  # as in the grammar of metrics
 _SEED = re.compile(r"[0-9]{1,10}(\.0+)?")  # pandas writes 42.0 where a seed is missing elsewhere
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]{1,2})?", re.IGNORECASE)
 _EMPTY = ("", "nan", "na", "n/a", "none", "null", "-", "—")
@@ -84,6 +85,11 @@ def read_rows(path: Path, columns: Columns) -> Rows:
         SpecError: A column or a metric that there is not, or units that cannot be told.
     """
     for name in columns.scalars:
+        if not _WORD.fullmatch(name):
+            raise SpecError(
+                f"--scalar {name}: is no name of a number; for a column, say --scalar latency_ms "
+                f"--wide 'latency_ms={name}'"
+            )
         if parse_metric(name, {name}).definition is not None:
             raise SpecError(f"--scalar {name}: is a metric of hdsweep; leave that option out")
     content, table = _table(path)
