@@ -7,7 +7,7 @@ from typing import Any
 
 from analysis.criteria import Criterion
 from analysis.frame import MEAN
-from analysis.reasons import CHOSEN, Unit
+from analysis.reasons import CHOSEN, Unit, p_text
 from analysis.runs import Cost
 from analysis.sheets import Sheet, Shown
 from analysis.tables import Table
@@ -235,11 +235,6 @@ def cost(found: Sequence[Cost]) -> Sheet | None:
 
 
 # --- numbers --------------------------------------------------------------------------------------
-
-
-def p_text(p: float) -> str:
-    """Two significant digits: ``0.00091``, ``0.62``, ``1.3e-06``."""
-    return f"{p:.2g}"
 
 
 def _p(p: float | None) -> Shown:

@@ -62,12 +62,12 @@ def decimals_of(size: float) -> int:
 
 
 def p_text(p: float) -> str:
-    """A p-value for people: ``9e-4``, ``0.013``, ``0.42``."""
+    """A p-value for people: ``9.1e-4``, ``0.013``, ``0.42``."""
     if p < 1e-99:
         return "0"
     if p >= 0.001:
         return f"{p:.2g}"
-    digits, exponent = f"{p:.0e}".split("e")
+    digits, exponent = f"{p:.1e}".split("e")
     return f"{digits}e{int(exponent)}"
 
 

@@ -129,7 +129,8 @@ def number(value: float | None, scale: float, decimals: int | None = None) -> Sh
     if value is None:
         return Shown("—")
     places = (2 if scale != 1.0 else significant(value)) if decimals is None else decimals
-    return Shown(f"{scale * value:.{places}f}", value)
+    text = f"{scale * value:.{places}f}"
+    return Shown(text.removeprefix("-") if float(text) == 0 else text, value)
 
 
 def _counted(kinds: Counter[str]) -> str:

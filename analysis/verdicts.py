@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -357,14 +357,14 @@ def _notes(frame: pd.DataFrame, rows: Sequence[Comparison], alpha: float) -> Ite
     optimistic = {row.cell for row in rows if CHOSEN in row.why}
     if optimistic:
         yield (
-            f"{len(optimistic)} configurations were drawn by a search on the seeds that are "
-            "compared: their numbers are optimistic, and count in no family."
+            f"{_many(optimistic)} drawn by a search on the seeds that are compared: such numbers "
+            "are optimistic, and count in no family."
         )
     unequal = {row.cell for row in rows if row.unpaired}
     if unequal:
         yield (
-            f"{len(unequal)} configurations and the baseline do not have the same seeds; what only "
-            "one of them has is left out of differences, though not of means."
+            f"{_many(unequal)} compared on some of the seeds, for the others are not in the "
+            "baseline or in them; those are left out of differences, though not of means."
         )
     skipped = frame["status"] == SKIPPED
     if skipped.any() and frame.loc[skipped, "reason"].str.startswith("race:").any():
@@ -375,3 +375,7 @@ def _notes(frame: pd.DataFrame, rows: Sequence[Comparison], alpha: float) -> Ite
     unknown = Counter(row.metric for row in rows if row.larger_is_better is None)
     if unknown:
         yield f"Nobody said whether larger is better of {', '.join(unknown)}."
+
+
+def _many(cells: Collection[int]) -> str:
+    return "1 configuration was" if len(cells) == 1 else f"{len(cells)} configurations were"
