@@ -18,10 +18,12 @@ from rich.text import Text
 from hdsweep import views
 from hdsweep.cli_plan import Ready, metrics_of, ready
 from hdsweep.cli_report import print_report
+from hdsweep.deadline import seconds_of
 from hdsweep.errors import HdsweepError, SpecError
 from hdsweep.execute import origin_of, record_infeasible
 from hdsweep.planner import State
 from hdsweep.spec import SweepSpec
+from hdsweep.storage import Gate, Patience
 from hdsweep.views import Format, FormatOption, StoreOption, SweepFile
 
 if TYPE_CHECKING:
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 _NO_STAGES = (
     "Each trial does all its work itself and shares none; the results are the same. For measuring "
     "what a trial takes, or when shared work is under suspicion."
+)
+_WAIT = (
+    "How long results wait for a store that is full or cannot be written before the sweep ends: "
+    "seconds, or 30m, 2h, 1d."
 )
 _RERUN = (
     "Run finished trials again as well: failed, diverged, stale, or the first digits of a trial's "
@@ -48,6 +54,7 @@ def run(
     gpus: Annotated[int | None, typer.Option(min=0, help="Logical GPUs to declare here.")] = None,
     cpus: Annotated[int | None, typer.Option(min=1, help="Logical CPUs to declare here.")] = None,
     rerun: Annotated[list[str] | None, typer.Option(help=_RERUN)] = None,
+    storage_wait: Annotated[str, typer.Option(help=_WAIT)] = "10m",
     no_stages: Annotated[bool, typer.Option("--no-stages", help=_NO_STAGES)] = False,
     format: FormatOption = Format.terminal,
 ) -> None:
@@ -62,11 +69,12 @@ def run(
         made = ready(sweep, store, console.print)
         spec, plan, opened = made.spec, made.plan, made.store
         again = _again(rerun or (), made)
+        patience = Patience(_duration(storage_wait), lambda text: console.print(Text(text)))
         opened.create()
         with opened.driving(spec.name):
             opened.put_sweep(made.planned, sweep.read_bytes())
             where = _Where(inline, address, gpus, cpus)
-            ran = _run(made, again, where, console, share=not no_stages)
+            ran = _run(made, again, where, patience, console, share=not no_stages)
             planned = opened.sweep(spec.name)  # with what was drawn and decided meanwhile
             opened.put_sweep(planned, sweep.read_bytes())  # names the curves of what was drawn
         # Of a sweep that had nothing left to run, the plan knows all but what went wrong.
@@ -138,7 +146,9 @@ class _Where:
     cpus: int | None
 
 
-def _run(made: Ready, again: _Again, where: _Where, console: Console, *, share: bool) -> set[str]:
+def _run(
+    made: Ready, again: _Again, where: _Where, patience: Patience, console: Console, *, share: bool
+) -> set[str]:
     """Run what is pending, and decide as results come in.
 
     Returns:
@@ -151,7 +161,7 @@ def _run(made: Ready, again: _Again, where: _Where, console: Console, *, share: 
     gpus = _gpus_each(spec, where.gpus, where.address)
     world = StoreWorld(
         spec, plan, made.targets, made.store, made.data, made.planned.groups, gpus,
-        share=share, again=again.ids,
+        share=share, again=again.ids, patience=patience,
     )  # fmt: skip
     for cell, trial in plan.unrecorded():
         job = world.job(cell, trial, 0)
@@ -163,7 +173,7 @@ def _run(made: Ready, again: _Again, where: _Where, console: Console, *, share: 
             return set()
         for line in views.infeasible(plan):
             console.print(line)
-        return _launch(agenda, made, gpus, console, where)
+        return _launch(agenda, made, gpus, console, where, patience)
 
 
 def _check_placement(inline: bool, address: str | None, gpus: int | None, cpus: int | None) -> None:
@@ -176,11 +186,20 @@ def _check_placement(inline: bool, address: str | None, gpus: int | None, cpus: 
         raise SpecError("--inline runs in this process; drop --address, --gpus and --cpus")
 
 
+def _duration(text: str) -> float:
+    try:
+        return float(str(seconds_of(text)))
+    except ValueError as error:
+        raise SpecError(f"--storage-wait: {error}") from None
+
+
 def _interrupt(_signum: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _launch(agenda: Agenda, made: Ready, gpus: float, console: Console, where: _Where) -> set[str]:
+def _launch(
+    agenda: Agenda, made: Ready, gpus: float, console: Console, where: _Where, patience: Patience
+) -> set[str]:
     from hdsweep.progress import Progress
 
     signal.signal(signal.SIGTERM, _interrupt)
@@ -200,8 +219,10 @@ def _launch(agenda: Agenda, made: Ready, gpus: float, console: Console, where: _
 
             cluster = launcher_ray.Cluster(address=where.address, gpus=where.gpus, cpus=where.cpus)
             shape = launcher_ray.Shape(spec.resources.cpus, gpus)
-            log = store.root / "sweeps" / spec.name / "ray.log"
-            launcher_ray.launch(agenda, store, progress, shape, cluster, log, progress.say)
+            folder = store.root / "sweeps" / spec.name
+            gate = Gate(folder, patience.limit_s, progress.say)
+            log = folder / "ray.log"
+            launcher_ray.launch(agenda, store, progress, shape, cluster, log, progress.say, gate)
             return agenda.ran
     except ImportError as error:
         if error.name and error.name.split(".")[0] == "ray":

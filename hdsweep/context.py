@@ -21,6 +21,7 @@ from hdsweep.identity import digest
 from hdsweep.machine import Machine
 from hdsweep.method import Stage, dataset_module
 from hdsweep.stopping import Watch, points_of, shared_rungs
+from hdsweep.storage import Patience, require_room
 from hdsweep.store import Store
 from hdsweep.trial import Trial
 
@@ -65,6 +66,7 @@ class Context:
         machine: The trial's place among others that run here.
         share: Whether stages are taken from and left in the store; else they are the trial's own.
         watch: How the trial may be stopped early.
+        patience: With storage that refuses what is written.
         stopped: What ``report`` has raised, for methods that catch it.
     """
 
@@ -79,6 +81,7 @@ class Context:
     machine: Machine = field(default_factory=Machine)
     share: bool = True
     watch: Watch | None = None
+    patience: Patience = field(default_factory=Patience)
     stopped: Stopped | None = field(default=None, init=False)
     _last_s: float = field(default_factory=time.monotonic)
     _began_s: float = field(default_factory=time.monotonic)
@@ -98,7 +101,7 @@ class Context:
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append a point to the curve; raises Stopped where that, or another seed, shows enough."""
         if self._curve is None:
-            self._curve = Curve(self._folder, self._began_s, self.log)
+            self._curve = self.patience.insist(self._open_curve)
         self._curve.add(step, metrics)
         # Others may find a stage built whose builder reports.
         if self.watch is None or self._building or not self.watch.counts(step):
@@ -112,6 +115,11 @@ class Context:
         if reason is not None:
             self.stopped = Stopped(reason, self.watch.rule)
             raise self.stopped
+
+    def _open_curve(self, last_step: int = 0) -> Curve:
+        return Curve(
+            self._folder, self._began_s, self.log, last_step=last_step, patience=self.patience
+        )
 
     def require_going(self) -> None:
         """Raise Stopped where other seeds have stopped the configuration."""
@@ -177,12 +185,19 @@ class Context:
         """Keep a checkpoint, if one is due."""
         if time.monotonic() - self._last_s < self.checkpoint_interval_s:
             return
+        self.patience.insist(lambda: self._checkpoint(step, save))
+
+    def _checkpoint(self, step: int, save: Callable[[Path], None]) -> None:
         home = self._checkpoint_home
         home.mkdir(exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=home))
         whole = home / f"{step:09d}"
         try:
-            save(partial)
+            try:
+                save(partial)
+            except Exception:
+                require_room(home)  # torch.save says of a full disk what it says of others
+                raise
             partial.chmod(stat.S_IMODE(home.stat().st_mode))  # who shares a store goes on with it
             _put(partial, whole)
         finally:
@@ -202,7 +217,7 @@ class Context:
         if self._curve is not None:
             self._curve.close()  # of a method that has reported before it asks
         step = int(whole[-1].name)
-        self._curve = Curve(self._folder, self._began_s, self.log, last_step=step)
+        self._curve = self.patience.insist(lambda: self._open_curve(step))
         if self.watch is not None:  # averages go on, and the kill may have come before a decision
             rungs, watch = shared_rungs(self.store.root, self.watch), self.watch
             for at, value in points_of(self._folder, watch.stop.metric):

@@ -21,6 +21,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hdsweep.storage import Patience, refusal
+
+_NO_PATIENCE = Patience()
 _OWN = ("step", "time_s")  # of a point's keys, those that are no metric
 
 
@@ -33,11 +36,19 @@ class Curve:
         log: Told once when the mirror is given up.
         last_step: What an earlier attempt reported up to this step stays, in both files; all else
             is dropped.
+        patience: With storage that refuses a point.
     """
 
     def __init__(
-        self, folder: Path, began_s: float, log: logging.Logger, *, last_step: int = 0
+        self,
+        folder: Path,
+        began_s: float,
+        log: logging.Logger,
+        *,
+        last_step: int = 0,
+        patience: Patience = _NO_PATIENCE,
     ) -> None:
+        self._patience = patience
         self._began_s = began_s
         self._log = log
         path, fresh = folder / "curve.jsonl", folder / ".curve.jsonl"
@@ -78,7 +89,12 @@ class Curve:
         point: dict[str, Any] = {"step": step, "time_s": round(time.monotonic() - self._began_s, 3)}
         for name, value in values.items():  # JSON has no NaN; the words are what float() reads
             point[name] = value if math.isfinite(value) else str(value)
-        self._file.write(json.dumps(point) + "\n")
+        try:
+            self._file.write(json.dumps(point) + "\n")
+        except OSError as error:
+            if refusal(error) is None:
+                raise
+            self._patience.insist(self._file.flush)  # which still has what was not written
         if self._events is not None:
             try:
                 self._events.add(time.time(), step, values)

@@ -9,17 +9,18 @@ finished, and its checkpoint.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import random
 import shutil
+import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -50,11 +51,10 @@ from hdsweep.method import (
     method_module,
 )
 from hdsweep.stopping import Watch, shared_rungs
+from hdsweep.storage import PATIENCE_S, Patience, full, refusal
 from hdsweep.store import Store
 from hdsweep.strict import Strict
 from hdsweep.trial import Status, Trial, TrialRecord
-
-_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # not the method's doing
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,7 @@ class Job:
         cell: A readable name of the configuration that it is a replicate of.
         watch: How it may be stopped early.
         timeout_s: How long it may take; None sets no end.
+        patience_s: How long it waits for storage that refuses what it has computed.
         cpus: Processors that it holds, where they are more than its threads.
         attempts: What came of it before, and with what; kept in its record.
         grows: Kinds of memory, ``gpu`` and ``host``, of which it can be given more: running out of
@@ -89,6 +90,7 @@ class Job:
     cell: str = ""
     watch: Watch | None = None
     timeout_s: float | None = None
+    patience_s: float = PATIENCE_S
     cpus: int = 0
     attempts: tuple[Mapping[str, Any], ...] = ()
     grows: tuple[str, ...] = ()
@@ -173,7 +175,7 @@ def run_trial(
         try:
             return _run(job, store, origin, capture, interval_s)
         except OSError as error:
-            if error.errno in _STORAGE:
+            if refusal(error) is not None:
                 raise _no_room(store, error) from None
             raise
 
@@ -205,6 +207,7 @@ def _run(
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         log, lines = stack.enter_context(_log(folder, capture))
+        patience = Patience(job.patience_s, _teller(log, capture))
         log.info("%s: starts when no other trial is being measured here", job.label)
         machine = Machine()
         stack.enter_context(machine.computing())
@@ -212,7 +215,7 @@ def _run(
         stack.enter_context(threadpool_limits(job.threads))
         context = Context(
             trial, job.threads, store, device, scratch, log, checkpoint_interval_s,
-            machine=machine, share=job.share, watch=job.watch,
+            machine=machine, share=job.share, watch=job.watch, patience=patience,
         )  # fmt: skip
         stack.callback(context.close)
         started, began = datetime.now(UTC), time.monotonic()
@@ -223,10 +226,21 @@ def _run(
         wall_s = round(time.monotonic() - began, 3)
         log.info("%s after %.1f s", status, wall_s)
         record = _record(job, status, found, origin, device, started, wall_s)
-        record = store.put(record, replace=job.rerun)
+        record = patience.insist(partial(store.put, record, replace=job.rerun))
         if found.get("error", {}).get("kind") != "timeout":
             context.forget()
     return record
+
+
+def _teller(log: logging.Logger, capture: bool) -> Callable[[str], None]:
+    """Tells the log, and the person where there is one: a worker's driver tells them itself."""
+
+    def tell(text: str) -> None:
+        log.warning("%s", text)
+        if not capture:
+            print(text, file=sys.stderr, flush=True)
+
+    return tell
 
 
 def record_ended(
@@ -330,7 +344,7 @@ def _attempt(
             outcomes.check(outcome, method, method.tested(params, loaded))
             found = outcomes.measured(outcome, loaded)  # reads masks: before the last look
         require_the_same()
-        outcomes.keep(outcome, trial.id, context.store)
+        context.patience.insist(lambda: outcomes.keep(outcome, trial.id, context.store))
         return "ok", found
     except (Diverged, Stopped, Overdue) as error:
         return _ended_by(error, context)
@@ -350,8 +364,9 @@ def _failed_by(
     error: Exception | SystemExit | GeneratorExit, job: Job, context: Context
 ) -> tuple[Status, dict[str, Any]]:
     """What is recorded of a trial that its method, or what it was given, has failed."""
-    if isinstance(error, OSError) and error.errno in _STORAGE:
-        raise _no_room(context.store, error) from None
+    said = refusal(error)
+    if said is not None:
+        raise _no_room(context.store, said) from None
     context.log.exception("failed: %s", error)
     memory = _memory_of(error)
     if memory is None:
@@ -392,10 +407,7 @@ def _until_stopped(method: Method, params: Strict, loaded: Data, context: Contex
 
 
 def _no_room(store: Store, error: OSError) -> StoreError:
-    return StoreError(
-        f"{error.filename or store.root}: {error.strerror}; free space and run the same command "
-        "again, finished trials are kept"
-    )
+    return StoreError(full(error, store.root))
 
 
 def _same_data(dataset: Dataset, params: Any, trial: Trial) -> None:

@@ -14,10 +14,13 @@ from hdsweep.queue import Queue
 from hdsweep.shared import Look
 from hdsweep.spec import SweepSpec
 from hdsweep.stopping import Watch, points_of, shared_rungs
+from hdsweep.storage import Patience
 from hdsweep.store import Store
 from hdsweep.targets import Target, Targets, watches
 from hdsweep.trial import Trial, TrialRecord
 from hdsweep.values import value_of
+
+_NO_PATIENCE = Patience()
 
 
 class StoreWorld:
@@ -33,6 +36,7 @@ class StoreWorld:
         gpus: Of each trial.
         share: Whether trials share stages.
         again: Trials of which an earlier result is set aside.
+        patience: With storage that refuses; the workers have as much.
     """
 
     def __init__(
@@ -47,7 +51,9 @@ class StoreWorld:
         *,
         share: bool = True,
         again: Collection[str] = (),
+        patience: Patience = _NO_PATIENCE,
     ) -> None:
+        self._patience = patience
         self._spec, self._plan, self._targets, self._store = spec, plan, targets, store
         self._data, self._groups, self._gpus, self._share = data, groups, gpus, share
         self._look = Look(data, store)
@@ -60,11 +66,11 @@ class StoreWorld:
 
     def log(self, event: Mapping[str, Any]) -> None:
         """See World."""
-        self._store.decide(self._spec.name, event)
+        self._patience.insist(lambda: self._store.decide(self._spec.name, event))
 
     def begin(self, events: Sequence[Mapping[str, Any]]) -> None:
         """See World."""
-        self._store.put_decisions(self._spec.name, events)
+        self._patience.insist(lambda: self._store.put_decisions(self._spec.name, events))
 
     def queue(self) -> Queue:
         """See World."""
@@ -91,6 +97,7 @@ class StoreWorld:
             # Progress shows means: never of seeds to choose on together with those to confirm.
             cell=f"{cell.name} confirmed" if cell.part == "confirm" else cell.name,
             watch=watch_of(self._spec, self._targets, cell, order),
+            patience_s=self._patience.limit_s,
             timeout_s=self._spec.resources.timeout,
         )
 

@@ -176,7 +176,9 @@ def test_a_full_disk_ends_the_run_and_not_each_trial_by_itself(
     try:
         (place / "filler").write_bytes(bytes(850_000))  # a trial takes some 30 kB
         sweep_file(SWEEP.replace("seeds: [1, 2]", f"seeds: {list(range(10))}"))
-        done = hdsweep("run", "noise.yaml", "--store", "small/results", "--cpus", 1)
+        done = hdsweep(
+            "run", "noise.yaml", "--store", "small/results", "--cpus", 1, "--storage-wait", 3
+        )
         assert done.returncode == 2
         assert "No space left on device; free space" in done.stderr
         assert "] ok" in done.stderr

@@ -29,6 +29,7 @@ from hdsweep.execute import Job, Listener, OutOfMemory, origin_of, run_trial, th
 from hdsweep.launch.lost import Losses
 from hdsweep.retries import LOSSES
 from hdsweep.stopping import Watch
+from hdsweep.storage import Gate
 from hdsweep.store import Store
 from hdsweep.trial import Trial
 
@@ -133,6 +134,8 @@ class _Planned(Searcher):  # type: ignore[misc]
         # Where one result could not be written, the others would be computed for nothing too.
         if self._watcher.unwritten:
             return Searcher.FINISHED
+        if not self._watcher.is_open:
+            return None
         job = self._agenda.next()
         if job is None:
             return Searcher.FINISHED if self._agenda.is_done else None
@@ -157,14 +160,24 @@ class _Planned(Searcher):  # type: ignore[misc]
 class _Watcher(tune.Callback):  # type: ignore[misc]
     """Tells the agenda and the listener what Tune does with the trials."""
 
-    def __init__(self, agenda: Agenda, store: Store, listener: Listener, losses: Losses) -> None:
+    def __init__(
+        self, agenda: Agenda, store: Store, listener: Listener, losses: Losses, gate: Gate
+    ) -> None:
         self._agenda, self._store, self._listener = agenda, store, listener
-        self._losses = losses
+        self._losses, self._gate = losses, gate
+        self.is_open = True
         self.actors: dict[str, str] = {}  # of running trials, as Ray names them
         self.unwritten: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        # While all workers wait for storage, nobody asks for a trial, and nobody would be told.
+        try:
+            self.is_open = self._gate.is_open()
+        except StoreError as error:
+            self.is_open, self.unwritten = False, str(error)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.actors[_id_of(trial)] = _actor_of(trial)
@@ -214,6 +227,7 @@ def launch(
     cluster: Cluster,
     log: Path,
     say: Callable[[str], None],
+    gate: Gate,
 ) -> None:
     """Run what the agenda gives on Ray until each trial has a record or lost too many workers.
 
@@ -225,6 +239,7 @@ def launch(
         cluster: Where to run.
         log: File that takes Ray's own output.
         say: Told where the dashboard is.
+        gate: Closed while the store cannot be written.
 
     Raises:
         HdsweepError: The cluster cannot be reached, or can never hold one of these trials.
@@ -243,7 +258,7 @@ def launch(
             in_vain = 0
             while in_vain <= LOSSES and agenda.has_work():
                 known = len(agenda.ran)
-                stopped = _fit(agenda, store, listener, losses, capacity)
+                stopped = _fit(agenda, store, listener, losses, gate, capacity)
                 for job, record in agenda.recover():
                     if record is None:
                         losses.lost(job, stopped.get(job.trial.id, ""))
@@ -255,10 +270,10 @@ def launch(
 
 
 def _fit(
-    agenda: Agenda, store: Store, listener: Listener, losses: Losses, capacity: int
+    agenda: Agenda, store: Store, listener: Listener, losses: Losses, gate: Gate, capacity: int
 ) -> dict[str, str]:
     """Run until there is no more, or Tune gives up; of which trials it then says why."""
-    watcher = _Watcher(agenda, store, listener, losses)
+    watcher = _Watcher(agenda, store, listener, losses, gate)
     why: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="hdsweep-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
@@ -282,6 +297,8 @@ def _fit(
         try:
             tuner.fit()
         except (ray.exceptions.RayError, RuntimeError, tune.error.TuneError) as error:
+            if isinstance(error.__cause__, HdsweepError):  # of ours, raised while Tune called us
+                raise error.__cause__ from None
             # Tune gives up as a whole over some lost workers; the caller counts what is missing.
             print(f"Ray Tune stopped: {type(error).__name__}: {error}", flush=True)
             why = {i: str(error) for i, actor in watcher.actors.items() if actor in str(error)}
