@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from hdsweep import views
-from hdsweep.errors import SpecError
+from hdsweep.errors import SpecError, printable
 from hdsweep.imported import Columns, keep, read_results
 from hdsweep.knobs import parse_setting
 from hdsweep.packed import is_archive
@@ -97,9 +97,10 @@ def import_(
     planned = keep(Store(store), sweep, found, question=question, baseline=baseline)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     read = "; ".join(f"{what}: {column}" for what, column in found.columns.items())
-    console.print(Text(f"read {read}; rates in {'percent' if found.percent else 'fractions'}"))
+    unit = "percent" if found.percent else "fractions"
+    console.print(Text(f"read {printable(read)}; rates in {unit}"))
     for text in found.warnings:
-        console.print(Text.assemble(("warning: ", "yellow"), text))
+        console.print(Text.assemble(("warning: ", "yellow"), printable(text)))
     trials, cells = _many(found.records, "trial"), _many(found.cells, "configuration")
     groups = _many(found.groups, "group")
     console.print(Text(f"imported {trials} of {cells}, {', '.join(found.metrics)} in {groups}"))

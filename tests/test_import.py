@@ -108,6 +108,8 @@ def test_a_column_per_metric_is_read_too(tmp_path: Path) -> None:
 def test_knobs_are_numbers_words_or_truths_and_an_empty_cell_is_none(tmp_path: Path) -> None:
     text = "arm,seed,q,p,on,how,metric,value\nA,1,5,0.50,true,cosine,auroc,.9\nA,1,,,,,ap,.8\n"
     first, second = (one["knobs"] for one in imported(written(tmp_path, text)) if one["value"])
+    long = written(tmp_path, f"arm,seed,q,auroc\nA,1,{'9' * 400},.9\nA,1,nan,.9\n", "long.csv")
+    assert [one["knobs"] for one in imported(long)] == [{"q": "9" * 400}, {"q": "nan"}]
     assert first == {"q": 5, "p": 0.5, "on": True, "how": "cosine"}
     assert second == {}
 
@@ -209,6 +211,14 @@ def test_the_digits_that_a_file_prints_are_part_of_what_it_says(tmp_path: Path) 
     assert half == pytest.approx(5e-5)
 
 
+def test_what_a_file_names_cannot_steer_the_terminal(hdsweep: Run, tmp_path: Path) -> None:
+    path = written(tmp_path, "arm,seed,auroc,\x1b[31mq\nA,1,.9,5\nA,2,.9,6\n")
+    done = hdsweep("import", path, "--sweep", "s")
+    assert done.returncode == 0
+    assert "knobs: \\x1b[31mq" in done.stderr
+    assert "\x1b" not in done.stderr
+
+
 def test_a_name_that_is_no_name_leaves_nothing_in_the_store(tmp_path: Path) -> None:
     with pytest.raises(HdsweepError, match="is not the name of a sweep"):
         keep(Store(tmp_path / "results"), "../x", read_results(GOLDEN, Columns()))
@@ -242,6 +252,7 @@ def test_a_name_that_is_no_name_leaves_nothing_in_the_store(tmp_path: Path) -> N
         ("arm,seed,group,auroc\nA,1,,.9\n", "call the mean over groups 'mean'"),
         ("arm,seed,group,auroc\nA,1,pooled,.9\n", "stands for the items of all groups together"),
         ("arm,seed,auroc\nA,1,1e400\n", ":2: '1e400' is no number"),
+        (f"arm,seed,auroc\nA,1,{'9' * 400}\n", "999...' is no number"),
         ("arm,seed,auroc\nA,1,0_0.9\n", ":2: '0_0.9' is no number"),
         ("arm,seed,tpr@1,TPR@1.0\nA,1,.9,.8\n", "columns 3 and 4 are both tpr@1"),
         ("arm,seed,a b,a=b,auroc\nA,1,1,2,.9\n", "columns 3 and 4 are both a_b"),

@@ -29,6 +29,7 @@ _MEANS = ("mean", "average", "avg", "overall")
 _WORD = re.compile(r"[A-Za-z_][\w./-]*")  # as in the grammar of metrics
 _SEED = re.compile(r"[0-9]{1,10}(\.0+)?")  # pandas writes 42.0 where a seed is missing elsewhere
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]{1,2})?", re.IGNORECASE)
+_LONGEST = 32  # characters of a knob that is a number; what is longer names something
 _EMPTY = ("", "nan", "na", "n/a", "none", "null", "-", "—")
 _MOST_SEED = 2**32
 _SHOWN = 40  # characters of a cell in a message
@@ -238,20 +239,16 @@ def _rows(
 def _knob(text: str) -> int | float | bool | str:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            found = kind(text)
-        except ValueError:
-            continue
-        return found if math.isfinite(found) else text
-    return text
+    if not _NUMBER.fullmatch(text) or len(text) > _LONGEST:
+        return text
+    return int(text) if re.fullmatch(r"[-+]?[0-9]+", text) else float(text)
 
 
 def _number(path: Path, line: int, text: str) -> tuple[float | None, int]:
     plain = text.rstrip("% ").replace("\u2212", "-")
     if plain.lower() in _EMPTY:
         return None, 0
-    if not _NUMBER.fullmatch(plain):
+    if not _NUMBER.fullmatch(plain) or not math.isfinite(float(plain)):
         raise DataError(
             f"{path}:{line}: '{_short(text)}' is no number; leave a cell empty that has none"
         )
