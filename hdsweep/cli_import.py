@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.text import Text
 
 from hdsweep import views
-from hdsweep.errors import SpecError, printable
+from hdsweep.errors import SpecError, did_you_mean, printable
 from hdsweep.imported import Columns, keep, read_results
-from hdsweep.knobs import parse_setting
+from hdsweep.knobs import has_setting, parse_setting
 from hdsweep.packed import is_archive
+from hdsweep.planned import PlannedCell
 from hdsweep.store import Store
 from hdsweep.unpack import load
 from hdsweep.views import StoreOption
@@ -86,14 +87,8 @@ def import_(
             mean=mean_group, percent=percent,
         ),
     )  # fmt: skip
-    arms = list(dict.fromkeys(cell.arm for cell in found.cells))
-    if baseline is not None and baseline not in arms:
-        try:
-            named = parse_setting(baseline)[0]
-        except ValueError as error:
-            raise SpecError(f"--baseline {baseline}: {error}") from None
-        if named not in arms:
-            raise SpecError(f"--baseline {baseline}: the file has {', '.join(arms[:8])}")
+    if baseline is not None:
+        _check_baseline(baseline, found.cells)
     planned = keep(Store(store), sweep, found, question=question, baseline=baseline)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     read = "; ".join(f"{what}: {column}" for what, column in found.columns.items())
@@ -105,6 +100,19 @@ def import_(
     groups = _many(found.groups, "group")
     console.print(Text(f"imported {trials} of {cells}, {', '.join(found.metrics)} in {groups}"))
     console.print(Text(f"hdsweep report {planned.name} shows them"))
+
+
+def _check_baseline(name: str, cells: Sequence[PlannedCell]) -> None:
+    arms = {cell.arm for cell in cells}
+    try:
+        arm, wanted = (name, {}) if name in arms else parse_setting(name)
+    except ValueError as error:
+        raise SpecError(f"--baseline {name}: {error}") from None
+    if arm not in arms:
+        raise SpecError(f"--baseline {name}: the file has no such arm{did_you_mean(arm, arms)}")
+    if not any(cell.arm == arm and has_setting(cell.knobs, wanted) for cell in cells):
+        near = did_you_mean(name, [cell.name for cell in cells if cell.arm == arm])
+        raise SpecError(f"--baseline {name}: the file has no such configuration{near}")
 
 
 def _take_over(file: Path, store: Store, sweep: str | None) -> None:

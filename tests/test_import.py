@@ -211,6 +211,24 @@ def test_the_digits_that_a_file_prints_are_part_of_what_it_says(tmp_path: Path) 
     assert half == pytest.approx(5e-5)
 
 
+@pytest.mark.parametrize(
+    ("baseline", "words"),
+    [
+        ("baselin", "the file has no such arm; did you mean 'baseline'?"),
+        ("topk q=7", "the file has no such configuration; did you mean 'topk q=5'?"),
+        ("topk q", "'q' is not a knob with its value"),
+    ],
+)
+def test_a_baseline_that_the_file_has_not_is_refused_before_anything_is_kept(
+    hdsweep: Run, tmp_path: Path, baseline: str, words: str
+) -> None:
+    store = tmp_path / "results"
+    done = hdsweep("import", GOLDEN, "--sweep", "s", "--baseline", baseline, "--store", store)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert not store.exists()
+
+
 def test_what_a_file_names_cannot_steer_the_terminal(hdsweep: Run, tmp_path: Path) -> None:
     path = written(tmp_path, "arm,seed,auroc,\x1b[31mq\nA,1,.9,5\nA,2,.9,6\n")
     done = hdsweep("import", path, "--sweep", "s")
