@@ -10,6 +10,7 @@ _SHOWS = {
     "pm": "±", "textpm": "±", "times": "×", "cdot": "·", "textemdash": "—", "textendash": "–",
     "textbackslash": "\\", "textasciicircum": "^", "textasciitilde": "~", "textless": "<",
     "textgreater": ">", "textbar": "|", "textquotedbl": '"', "textasciigrave": "`",
+    "textquotesingle": "'",
     "dagger": "†", "dag": "†", "textdagger": "†", "ddagger": "‡", "ddag": "‡", "ast": "*",
     "star": "*", "uparrow": "↑", "downarrow": "↓", "geq": "≥", "leq": "≤", "ge": "≥", "le": "≤",
     "quad": " ", "qquad": " ", "textunderscore": "_", "alpha": "α", "beta": "β", "gamma": "γ",
@@ -24,6 +25,8 @@ _WRAPS = {"textcolor": 1, "multirow": 2, "multicolumn": 2, "scalebox": 1, "rotat
           "raisebox": 1, "resizebox": 2, "href": 1, "colorbox": 1}  # fmt: skip
 """Command -> how many arguments come before the one that is shown."""
 
+_MOST_CHARS, _MOST_DEPTH = 10_000, 40  # of a cell; more is no cell of a table
+
 
 def from_latex(text: str) -> str:
     """What a piece of LaTeX shows: without commands, braces and dollar signs."""
@@ -31,8 +34,8 @@ def from_latex(text: str) -> str:
 
 
 class _Latex:
-    def __init__(self, text: str) -> None:
-        self._text, self._at = text, 0
+    def __init__(self, text: str, depth: int = 0) -> None:
+        self._text, self._at, self._depth = text[:_MOST_CHARS], 0, depth
 
     def all(self) -> str:
         """Everything that is left."""
@@ -75,7 +78,7 @@ class _Latex:
                 break
         self._at += at
         inner = stripped[1 : at - 1] if depth == 0 else stripped[1:]
-        return _Latex(inner).all()
+        return inner if self._depth > _MOST_DEPTH else _Latex(inner, self._depth + 1).all()
 
     def _command(self) -> str:
         match = re.compile(r"[A-Za-z]+\*?").match(self._text, self._at)
@@ -87,6 +90,9 @@ class _Latex:
             )
         self._at = match.end()
         name = match[0].rstrip("*")
+        if name == "char" and (code := re.compile(r"\d{1,5}").match(self._text, self._at)):
+            self._at = code.end()
+            return chr(int(code[0]))
         if name in _SHOWS:
             if self._text.startswith("{}", self._at):
                 self._at += 2
@@ -109,7 +115,7 @@ _TAG = re.compile(r"<(sup)>.*?</\1>|</?(?:b|i|strong|em|code|span|sub|u|br|p|td|
 
 def from_markdown(text: str) -> str:
     """What a piece of Markdown shows, formulas in dollar signs included."""
-    parts = _MATH.split(text)
+    parts = _MATH.split(text[:_MOST_CHARS])
     shown = [from_latex(part) if place % 2 else _plain(part) for place, part in enumerate(parts)]
     return re.sub(r"\s+", " ", "".join(shown)).strip()
 

@@ -154,7 +154,7 @@ def _printed(row: PrintedRow, place: int, columns: Columns) -> Printed:
     found = read_cell(row.cells[place])
     if (beside := columns.spreads.get(place)) is not None:
         found = replace(found, spread=decimal(row.cells[beside].strip(f" {MARKS}±%")))
-    if (count := _cell(row, columns.roles.get("n"))).isdecimal() and found.n is None:
+    if (count := _cell(row, columns.roles.get("n"))).isdecimal() and len(count) < 10:
         found = replace(found, n=int(count))
     return found
 
@@ -181,8 +181,7 @@ def _configuration(
     for some in (exact, [one for one in fitting if _has(one.knobs, wanted, strict=False)]):
         if not arm and len(some) == 1:
             return some[0]
-        found = [one for one in some if short(arm) in _ways(one)]
-        found = found or [one for one in some if short(arm) == short(one.arm)]
+        found = _called(arm, some)
         if len(found) == 1:
             return found[0]
         if found:
@@ -199,8 +198,7 @@ def configuration(name: str, known: Sequence[Configuration]) -> Configuration:
     Raises:
         SpecError: There is none, or several.
     """
-    found = [one for one in known if short(name) in _ways(one)]
-    found = found or [one for one in known if short(one.arm) == short(name)]
+    found = _called(name, known)
     if len(found) == 1:
         return found[0]
     if found:
@@ -208,6 +206,22 @@ def configuration(name: str, known: Sequence[Configuration]) -> Configuration:
         raise SpecError(f"'{name}' may be {listed}{', ...' if len(found) > 3 else ''}; name one")
     near = did_you_mean(name, {text for one in known[:200] for text in (one.arm, one.name)})
     raise SpecError(f"no configuration '{name}'{near}")
+
+
+def _called(name: str, some: Sequence[Configuration]) -> list[Configuration]:
+    """Those that have a name: to the letter, or else as people write it; in full, or the arm."""
+    plain = short(name)
+    return next(
+        filter(
+            None,
+            (
+                [one for one in some if name in (one.name, one.arm)],
+                [one for one in some if plain and plain in _ways(one)],
+                [one for one in some if plain and plain == short(one.arm)],
+            ),
+        ),
+        [],
+    )
 
 
 def _ways(one: Configuration) -> set[str]:

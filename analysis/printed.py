@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -17,7 +18,7 @@ from pathlib import Path
 from analysis.markup import from_latex, from_markdown, split_cells, split_rows
 from hdsweep.errors import DataError, did_you_mean
 
-_MOST_BYTES = 20_000_000
+_MOST_BYTES = 5_000_000
 _FORMATS = (".md", ".markdown", ".tex", ".csv", ".tsv")
 
 
@@ -74,7 +75,7 @@ _CELL = re.compile(
     rf"(?:(?:±|\+/[-−]|\+[-−])\s*(?P<spread>{_SIGNED})\s*%?"
     rf"|\(\s*(?:±\s*)?(?P<inside>\d*\.\d+)\s*%?\s*\)"
     rf"|\((?P<last>\d+)\))?"
-    r"\s*(?:\(n\s*=\s*(?P<n>\d+)(?:/\d+)?\))?"
+    r"\s*(?:\(n\s*=\s*(?P<n>\d{1,9})(?:/\d+)?\))?"
 )
 _MARKS = re.compile(r"[†‡§¶*↑↓△▲▼⬆⬇✓]|\^[a-z0-9*]\b|\([-+−][\d.]+\s*%?\)|\[[^\]]*\]\s*$")
 
@@ -109,7 +110,9 @@ def decimal(text: str) -> Decimal | None:
     except InvalidOperation:
         return None
     # Nobody prints more digits than that, and powers of ten without bound take for ever.
-    return value if value.is_finite() and abs(_exponent(value)) < 100 else None
+    return (
+        value if value.is_finite() and -100 < _exponent(value) <= value.adjusted() < 100 else None
+    )
 
 
 def unit_of(value: Decimal) -> Decimal:
@@ -243,10 +246,9 @@ def _markdown(path: Path, text: str) -> Iterator[PrintedTable]:
 # --- LaTeX ----------------------------------------------------------------------------------------
 
 _COMMENT = re.compile(r"(?<!\\)%.*")
-_TABULAR = re.compile(
-    r"\\begin\{(tabular[xy*]?|longtable|array|tabulary)\}(.*?)\\end\{\1\}", re.DOTALL
-)
-_FLOAT = re.compile(r"\\begin\{(table\*?|longtable)\}(.*?)\\end\{\1\}", re.DOTALL)
+_TABULAR = re.compile(r"\\begin\{(tabular[xy*]?|longtable|array|tabulary)\}")
+_FLOAT = re.compile(r"\\begin\{(table\*?|longtable)\}")
+_CAPTION = re.compile(r"\\caption\s*(?:\[[^\]]*\])?\s*(\{.{0,2000})", re.DOTALL)
 _RULES = re.compile(
     r"\\(?:toprule|midrule|bottomrule|hline|hhline\{[^}]*\}|addlinespace|endhead|endfirsthead"
     r"|endfoot|cmidrule(?:\([^)]*\))?\{[^}]*\}|cline\{[^}]*\}|specialrule(?:\{[^}]*\}){3}"
@@ -260,13 +262,30 @@ _MOST_SPAN = 1000
 
 def _latex(path: Path, text: str) -> Iterator[PrintedTable]:
     plain = "\n".join(_COMMENT.sub("", line) for line in text.splitlines())
-    floats = [(m.start(), m.end(), m[2]) for m in _FLOAT.finditer(plain)]
-    for match in _TABULAR.finditer(plain):
-        around = next((body for a, b, body in floats if a <= match.start() < b), "")
-        caption = re.search(r"\\caption\s*(?:\[[^\]]*\])?\s*(\{.*)", around, re.DOTALL)
+    floats = list(_environments(_FLOAT, plain))
+    starts = [start for start, _ in floats]
+    line, counted = 1, 0
+    for first, last in _environments(_TABULAR, plain):
+        line, counted = line + plain.count("\n", counted, first), first
+        place = bisect_right(starts, first) - 1
+        inside = place >= 0 and first < floats[place][1]
+        caption = _CAPTION.search(plain, *floats[place]) if inside else None
         title = from_latex(_braced(caption[1])) if caption else ""
-        start = plain.count("\n", 0, match.start(2)) + 1
-        yield from _tabular(path, match[2], start, title)
+        yield from _tabular(path, plain[first:last], line, title)
+
+
+def _environments(begin: re.Pattern[str], text: str) -> Iterator[tuple[int, int]]:
+    """Where the content of each begins and ends; what never ends is none."""
+    unended: set[str] = set()
+    at = 0
+    while found := begin.search(text, at):
+        at = found.end()
+        end = -1 if found[1] in unended else text.find(rf"\end{{{found[1]}}}", at)
+        if end < 0:
+            unended.add(found[1])
+            continue
+        yield at, end
+        at = end
 
 
 def _braced(text: str) -> str:
@@ -289,6 +308,7 @@ def _tabular(path: Path, body: str, start: int, title: str) -> Iterator[PrintedT
     above: list[list[str]] = []
     rows: list[PrintedRow] = []
     below = False
+    line, counted = start, 0
     down: dict[int, tuple[int, str]] = {}
     for offset, raw in split_rows(body[at:]):
         row = raw.lstrip()
@@ -297,7 +317,8 @@ def _tabular(path: Path, body: str, start: int, title: str) -> Iterator[PrintedT
             row = row[ruled.end() :].lstrip()
         if not row:
             continue
-        line = start + body.count("\n", 0, at + offset + len(raw) - len(row))
+        begins = at + offset + len(raw) - len(row)
+        line, counted = line + body.count("\n", counted, begins), begins
         below = below or (unruled and bool(above))
         cells = list(_spanned(path, line, row, spread=not below))
         if below:

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from analysis import render
 from analysis.markup import from_latex, from_markdown
 from analysis.printed import PrintedTable, read_cell, read_tables
+from analysis.sheets import Sheet, Shown
 from hdsweep.errors import DataError
+from tests.reported import HOSTILE
 
 
 @pytest.mark.parametrize(
@@ -46,6 +49,15 @@ def test_a_mean_and_its_spread_are_read_from_every_way_of_latex(text: str) -> No
 )
 def test_what_is_no_number_has_no_mean(text: str) -> None:
     assert read_cell(text).mean is None
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, "a -- b --- c", "x,,y", "[1] *2 ?` ``q'' << ~ ^ #%\\"])
+def test_what_a_report_escapes_is_read_as_it_was(tmp_path: Path, name: str) -> None:
+    sheet = Sheet("results", name, ("arm", name), 1, ((Shown(name), Shown("1.5", best=True)),))
+    for form in ("md", "tex"):
+        (table,) = written(tmp_path, f"t.{form}", render.write([sheet], form))
+        assert (table.title, table.columns[1]) == (name, (name,))
+        assert table.rows[0].cells == (name, "1.5")
 
 
 def test_a_number_keeps_its_digits_and_its_sign_of_percent() -> None:
@@ -158,3 +170,15 @@ def test_what_holds_no_table_is_refused_in_one_message(tmp_path: Path) -> None:
         read_tables(tmp_path / "none.md")
     with pytest.raises(DataError, match="cannot be read"):
         read_tables(tmp_path)
+
+
+def test_what_is_nested_or_long_without_end_is_read_in_no_time(tmp_path: Path) -> None:
+    deep = "{" * 5000
+    table = "\\begin{tabular}{l}a\\\\\n" + deep + "\\\\ \\end{tabular}"
+    (found,) = written(tmp_path, "deep.tex", deep + table + "\\begin{tabular}" * 50_000)
+    assert len(found.rows) == 1  # whatever it says: an open brace swallows what follows
+    assert read_cell(from_latex("{" * 300 + "5" + "}" * 300)).mean in (None, Decimal(5))
+    assert read_cell("9" * 5000).mean is None
+    assert read_cell(f"1 (n={'9' * 5000})").mean is None
+    with pytest.raises(DataError, match="MB are too many"):
+        written(tmp_path, "long.md", "|" * 6_000_000)
