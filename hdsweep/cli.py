@@ -17,6 +17,7 @@ from rich.text import Text
 
 from hdsweep import views
 from hdsweep.cli_cache import cache_app
+from hdsweep.cli_claims import claims
 from hdsweep.cli_data import data_app
 from hdsweep.cli_diff import diff
 from hdsweep.cli_import import import_
@@ -41,7 +42,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.add_typer(export_app, name="export")
 export_app.command("archive")(export_archive)
-for command in (run, plan, check, status, show, report, watch, replay, methods, diff):
+for command in (run, plan, check, status, show, report, watch, replay, methods, diff, claims):
     app.command()(command)
 app.command("import")(import_)
 app.command()(doctor)

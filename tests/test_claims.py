@@ -27,7 +27,8 @@ from analysis.summary import summarize
 from hdsweep.errors import HdsweepError, SpecError
 from hdsweep.imported import Columns, keep, read_results
 from hdsweep.store import Store
-from tests.reported import Arm, report_on
+from tests.conftest import Invoke
+from tests.reported import HOSTILE, Arm, report_on
 
 GOLDEN = Path(__file__).parent / "golden"
 TABLE = GOLDEN / "published_table.csv"
@@ -334,6 +335,25 @@ def test_trials_that_were_run_are_exact_so_only_the_table_rounds(tmp_path: Path)
     assert [c.printed for c in checked(store, path).claims if c.verdict == "wrong"] == [off]
 
 
+def test_reports_of_names_that_are_markup_hold_too(tmp_path: Path) -> None:
+    arms = [
+        Arm(name, 1 + place / 4, knobs={"k": place, "lr": place / 3} if place % 2 else {})
+        for place, name in enumerate(HOSTILE)
+    ]
+    arms += [Arm("same", 1.5, knobs={"k": 1}), Arm("Same", 1.7, knobs={"k": 1}, ends={2: "boom"})]
+    groups = ("A|1", "mean of B", "_c_")
+    store = report_on(tmp_path / "results", arms, groups=groups)
+    summary = summarize(store, store.sweep(None), ("auroc", "latency_ms"))
+    sheets = report_sheets(summary, ("results", "comparison", "criteria", "costs"))
+    for form in ("md", "tex", "csv"):
+        text = render.render(summary.tables, "csv")
+        text = text if form == "csv" else render.write(sheets, form)
+        found = checked(store, written(tmp_path, text, f"own.{form}"))
+        assert len({claim.configuration for claim in found.claims}) == len(arms)
+        assert [c for c in found.claims if c.verdict != "holds"] == []
+        assert len(found.claims) >= len(arms) * 10
+
+
 # --- rounding -------------------------------------------------------------------------------------
 
 
@@ -463,3 +483,41 @@ def test_a_table_without_any_known_name_is_refused_with_those_there_are(
     ):
         with pytest.raises(SpecError, match=message):
             check(published, published.sweep(None), path, asked)
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_the_command_ends_with_1_where_a_number_is_wrong(
+    published: Store, invoke: Invoke, tmp_path: Path
+) -> None:
+    status, out, _ = invoke("claims", TABLE, "--store", published.root)
+    assert status == 1
+    assert "30 of 60 printed numbers hold, 8 rounding, 22 wrong" in out
+    paper = written(tmp_path, PAPER)
+    options = ("--rows", "Top-K (q=5)=topk q=5", "--published", "PatchCore=baseline", "--n", "3")
+    status, out, _ = invoke("claims", paper, "--store", published.root, "--brief", *options)
+    assert status == 0
+    assert out.startswith("t.md against the records of published: 11 of 11 printed numbers hold\n")
+    assert "baseline  94.12±0.1304 (n=5)" in out
+    told = ("--map", "Avg.=tpr@1[domain=A]", "--format", "json")
+    status, out, _ = invoke("claims", paper, "--store", published.root, *told)
+    assert (status, json.loads(out)["counts"]["wrong"]) == (1, 2)
+
+
+def test_mistakes_are_one_message_and_exit_2(
+    published: Store, invoke: Invoke, tmp_path: Path
+) -> None:
+    paper = written(tmp_path, PAPER)
+    for arguments, message in (
+        (("none.md",), "none.md: cannot be read"),
+        ((tmp_path,), "cannot be read: Is a directory"),
+        ((paper, "--sweep", "other"), "no sweep 'other'"),
+        ((paper, "--seeds", "a"), "--seeds a: write numbers"),
+        ((paper, "--map", "A"), "--map A: write LABEL=WHAT"),
+        ((paper, "--rows", "=topk"), "--rows =topk: write LABEL=WHAT"),
+    ):
+        status, out, err = invoke("claims", *arguments, "--store", published.root)
+        assert (status, out) == (2, "")
+        assert message in err
+        assert "Traceback" not in err
