@@ -117,10 +117,14 @@ def find_baseline(known: Sequence[Configuration], name: str | None) -> int:
         SpecError: Nothing has this name.
     """
     if not name:
-        raise NoBaseline("no baseline was named; give report.baseline in the sweep file")
-    # The name of an arm may be anything; that of a configuration is an arm and its knobs.
+        raise NoBaseline("no baseline was named; say --baseline, or report.baseline in the file")
+    # The name of an arm may be anything, blanks included; what follows it are knobs.
     arms = {one.arm for one in known}
-    arm, wanted = (name, {}) if name in arms else _setting(name)
+    arm, wanted = max(
+        ((arm, _knobs(name, arm)) for arm in arms if name == arm or name.startswith(f"{arm} ")),
+        key=lambda found: len(found[0]),
+        default=(name.split()[0] if name.split() else name, {}),
+    )
     of_arm = [place for place, one in enumerate(known) if one.arm == arm]
     if not of_arm:
         raise SpecError(f"baseline '{name}': no arm '{arm}'{did_you_mean(arm, arms)}")
@@ -147,9 +151,9 @@ def find_baseline(known: Sequence[Configuration], name: str | None) -> int:
     return usable[0]
 
 
-def _setting(name: str) -> tuple[str, dict[str, str]]:
+def _knobs(name: str, arm: str) -> dict[str, str]:
     try:
-        return parse_setting(name)
+        return parse_setting(f"arm {name.removeprefix(arm)}")[1]
     except ValueError as error:
         raise SpecError(f"baseline '{name}': {error}") from None
 
