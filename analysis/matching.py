@@ -227,7 +227,8 @@ def _called(name: str, some: Sequence[Configuration]) -> list[Configuration]:
 def _ways(one: Configuration) -> set[str]:
     """Ways to write a configuration in full."""
     bare = [str(value) for value in one.knobs.values()]
-    numbered = [] if one.number is None else [short(f"{one.arm} #{one.number}")]
+    drawn = "" if one.number is None else f"{one.arm} #{one.number}"
+    numbered = [short(drawn), short(one.name.replace(drawn, one.arm, 1))] if drawn else []
     return {short(one.name), short(" ".join([one.arm, *bare])), *numbered}
 
 

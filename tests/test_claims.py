@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from functools import partial
@@ -26,6 +27,7 @@ from analysis.rounding import agreement, std_range
 from analysis.summary import summarize
 from hdsweep.errors import HdsweepError, SpecError
 from hdsweep.imported import Columns, keep, read_results
+from hdsweep.planned import PlannedSearch
 from hdsweep.store import Store
 from tests.conftest import Invoke
 from tests.reported import HOSTILE, Arm, report_on
@@ -352,6 +354,26 @@ def test_reports_of_names_that_are_markup_hold_too(tmp_path: Path) -> None:
         assert len({claim.configuration for claim in found.claims}) == len(arms)
         assert [c for c in found.claims if c.verdict != "holds"] == []
         assert len(found.claims) >= len(arms) * 10
+
+
+def test_what_a_search_drew_is_found_by_its_number_or_its_knobs(tmp_path: Path) -> None:
+    arms = [Arm("base")] + [Arm("tuned", 1 + n / 5, knobs={"lr": 0.01 / 3**n}) for n in range(3)]
+    store = report_on(tmp_path / "results", arms)
+    sweep = store.sweep(None)
+    cells = [
+        replace(cell, study="s", number=place - 1) if place else cell
+        for place, cell in enumerate(sweep.cells)
+    ]
+    search = PlannedSearch("s", "tuned", {}, 3, ("auroc",), (True,), "mean", "tpe")
+    sweep = replace(sweep, cells=tuple(cells), searches=(search,))
+    rows = "| tuned #1 | 1 |\n| Tuned (lr=0.003333) | 1 |\n| tuned | 1 |\n"
+    text = f"auroc\n\n| arm | A |\n|-|-|\n{rows}"
+    first, second, third = check(store, sweep, written(tmp_path, text)).claims
+    assert first.configuration == second.configuration == "tuned #1 lr=0.003333"
+    assert third.why.startswith("'tuned' may be 'tuned #0 lr=0.01', 'tuned #1 lr=0.003333', ")
+    tables = summarize(store, sweep).tables
+    found = check(store, sweep, written(tmp_path, render.render(tables, "csv"), "own.csv"))
+    assert found.counts["holds"] == len(found.claims) == 4 * 2 * 3 * 2
 
 
 # --- rounding -------------------------------------------------------------------------------------
