@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from hdsweep import data as datafiles
@@ -20,13 +20,14 @@ from hdsweep.configure import Checked, configurations
 from hdsweep.errors import DataError, HdsweepError, SpecError, did_you_mean
 from hdsweep.imported import is_imported
 from hdsweep.method import Data, Dataset, load_dataset, load_method
-from hdsweep.metrics import POOLED, Metric, parse_metric
-from hdsweep.plan import Plan, absolute_root, groups_of, make_plan, refuse, validate_data
+from hdsweep.metrics import POOLED, Metric, evaluate, parse_metric
+from hdsweep.plan import Plan, absolute_root, declares, groups_of, make_plan, refuse, validate_data
 from hdsweep.planned import PlannedSweep
 from hdsweep.shared import shared_work
 from hdsweep.spec import SweepSpec, load_sweep
 from hdsweep.store import Store
 from hdsweep.targets import Targets, require_watched, resolve
+from hdsweep.terminal import Console
 from hdsweep.views import Format, FormatOption, StoreOption, SweepFile
 from hdsweep.yamlfile import Where
 
@@ -73,6 +74,7 @@ def ready(sweep: Path, store: Path, say: Callable[[Text], None]) -> Ready:
     plan = refuse(make_plan(spec, checked, params, content, opened, rule), loaded)
     groups = groups_of(plan, loaded)
     _check_groups(spec, groups, targets, loaded)
+    _check_classes(spec, plan, targets, loaded)
     return Ready(spec, plan, plan.sweep(spec, groups, _how_chosen(spec, targets)), loaded, opened,
                  targets)  # fmt: skip
 
@@ -132,6 +134,34 @@ def _check_groups(spec: SweepSpec, groups: Sequence[str], targets: Targets, data
             raise spec.source.error(
                 target.where, f"'{target.text}' is never reported: the data have no masks"
             )
+
+
+def _check_classes(spec: SweepSpec, plan: Plan, targets: Targets, data: Data) -> None:
+    """Refuse to decide by a metric that the test items leave undefined, whatever their scores."""
+    if any(declares(load_method(name), "tested") for name in plan.methods):
+        return  # its rows are not those of the data
+    label = np.array([item.is_anomaly for item in data.test], dtype=np.bool_)
+    group = [item.group for item in data.test]
+    for target in targets.all:
+        metric = target.metric
+        if metric.definition is None:
+            continue
+        if metric.definition.pixel:
+            normal = [g for g in dict.fromkeys(group) if not label[np.array(group) == g].any()]
+            missing = dict.fromkeys(normal, "no anomalous item")
+        else:
+            names = [POOLED] * len(group) if metric.group == POOLED else group
+            perfect = label.astype(np.float64)
+            missing = evaluate([metric.key], names, label, perfect)[1].get(metric.key, {})
+        others = [name for name in dict.fromkeys(group) if name not in missing]
+        for name, why in missing.items():
+            if metric.group in (None, name):
+                named = metric.group is not None or not others
+                hint = "" if named else f"; name one, as in {metric.key}[group={others[0]}]"
+                raise spec.source.error(
+                    target.where,
+                    f"'{metric.text}' is never reported: group '{name}' has {why}{hint}",
+                )
 
 
 def metrics_of(spec: SweepSpec) -> list[Metric]:

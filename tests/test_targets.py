@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hdsweep.configure import configurations
 from hdsweep.spec import load_sweep
 from hdsweep.targets import Targets, non_dominated, require_watched, resolve, watches
-from tests.conftest import SWEEP
+from tests.conftest import SWEEP, Invoke
 from tests.refusals import RACE, SEARCH, STOP, edited, refusal
 
 Write = Callable[..., Path]
@@ -252,6 +252,48 @@ def test_what_no_trial_reports_is_named_with_its_line(
     where, message = refusal(sweep_file(edited(text, *edits)))
     assert words in message
     assert where == line, message
+
+
+@pytest.mark.parametrize(
+    ("edit", "line", "words"),
+    [
+        (
+            sought("maximize: auroc"),
+            11,
+            "group 'y' has no anomalous item among 3; name one, as in auroc[group=x]",
+        ),
+        (sought('maximize: "tpr@5[group=y]"'), 11, "group 'y' has no anomalous item among 3"),
+        (
+            sought('maximize: "ap[group=x]", constraints: f1 > 0.5'),
+            11,
+            "search.constraints: 'f1' is never reported: group 'y' has no anomalous item among 3",
+        ),
+    ],
+)
+def test_what_the_test_items_leave_undefined_decides_nothing(
+    sweep_file: Write, tmp_path: Path, edit: tuple[str, str], line: int, words: str
+) -> None:
+    one_class(tmp_path / "labels")
+    where, message = refusal(sweep_file(edited(SEARCH, edit)))
+    assert words in message
+    assert where == line, message
+
+
+def test_what_they_define_in_one_group_or_in_all_together_may_decide(
+    sweep_file: Write, tmp_path: Path, invoke: Invoke
+) -> None:
+    one_class(tmp_path / "labels")
+    text = 'maximize: ["auroc[group=x]", "auroc[group=pooled]"]'
+    path = sweep_file(edited(SEARCH, sought(text)))
+    assert invoke("plan", path)[0] == 0
+
+
+def one_class(root: Path) -> None:
+    """Six items, of which group y has none that is anomalous."""
+    for group, anomalous in (("x", 1), ("y", 0)):
+        (root / group).mkdir(parents=True)
+        for n in range(3):
+            (root / group / f"{n}.txt").write_text(f"{group} {n} {n % 2 * anomalous}\n")
 
 
 def test_a_method_without_a_curve_cannot_be_stopped(sweep_file: Write) -> None:
