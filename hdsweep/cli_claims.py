@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from hdsweep import views
 from hdsweep.errors import SpecError
 from hdsweep.planned import PlannedCell, PlannedSweep, cell_name
 from hdsweep.store import Store
+from hdsweep.terminal import Console
 from hdsweep.views import StoreOption
 
 
@@ -38,7 +38,7 @@ def claims(
         typer.Option(
             "--map",
             metavar="LABEL=WHAT",
-            help="A column: as 'Precision@1=tpr@1[domain=C]', a group, a knob, arm, mean, std, n "
+            help="A column: as 'Precision=tpr@1\\[domain=C]', a group, a knob, arm, mean, std, n "
             "or -. Repeatable.",
         ),
     ] = None,
