@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from hdsweep import views
 from hdsweep.errors import HdsweepError, SpecError
@@ -20,6 +19,7 @@ from hdsweep.metrics import parse_metric
 from hdsweep.planned import PlannedSweep
 from hdsweep.spec import load_sweep
 from hdsweep.store import Store
+from hdsweep.terminal import Console
 from hdsweep.views import Format, FormatOption, StoreOption
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def show(
 def report(
     name: SweepName = None,
     metric: Annotated[
-        list[str] | None, typer.Option(help="As in auroc, tpr@1 or tpr@1[domain=C]; repeatable.")
+        list[str] | None, typer.Option(help="As in auroc, tpr@1 or tpr@1\\[domain=C]; repeatable.")
     ] = None,
     ddof: Annotated[int, typer.Option(min=0, max=1, help="1: sample std, 0: population std.")] = 1,
     baseline: Annotated[
