@@ -12,7 +12,6 @@ import os
 import sys
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from hdsweep import views
@@ -30,6 +29,7 @@ from hdsweep.cli_store import doctor, export_archive
 from hdsweep.cli_watch import watch
 from hdsweep.errors import HdsweepError
 from hdsweep.execute import thread_environment
+from hdsweep.terminal import Console
 
 app = typer.Typer(
     help="Sweeps of anomaly-detection research: plan, run on GPUs, report.",

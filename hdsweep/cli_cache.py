@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ByteSize, TypeAdapter, ValidationError
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +20,7 @@ from hdsweep.cache import Kept
 from hdsweep.errors import SpecError, StoreError, did_you_mean
 from hdsweep.stages import size_of
 from hdsweep.store import Store
+from hdsweep.terminal import Console
 from hdsweep.views import RESULTS, Format, FormatOption, StoreOption, print_json
 
 cache_app = typer.Typer(help="List and remove work that trials share.", no_args_is_help=True)

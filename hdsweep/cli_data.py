@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 import yaml
 from pydantic import ValidationError
-from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -17,6 +16,7 @@ from hdsweep import data as datafiles
 from hdsweep.errors import DataError, SpecError, did_you_mean
 from hdsweep.method import load_dataset
 from hdsweep.strict import Strict, in_plain_words
+from hdsweep.terminal import Console
 from hdsweep.views import Format, FormatOption, print_json
 from hdsweep.yamlfile import Loader
 

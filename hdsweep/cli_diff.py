@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from hdsweep import views
 from hdsweep.errors import SpecError
+from hdsweep.terminal import Console
 from hdsweep.views import Format, FormatOption
 
 _Report = Annotated[Path, typer.Argument(help="What hdsweep report --format json wrote.")]

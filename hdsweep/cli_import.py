@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from hdsweep import views
@@ -20,6 +19,7 @@ from hdsweep.knobs import has_setting, parse_setting
 from hdsweep.packed import is_archive
 from hdsweep.planned import PlannedCell
 from hdsweep.store import Store
+from hdsweep.terminal import Console
 from hdsweep.unpack import load
 from hdsweep.views import StoreOption
 

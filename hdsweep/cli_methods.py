@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +16,7 @@ from hdsweep import views
 from hdsweep.errors import SpecError, did_you_mean
 from hdsweep.method import Method, load_method, method_module, names_in
 from hdsweep.strict import Strict
+from hdsweep.terminal import Console
 from hdsweep.views import Format, FormatOption
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import signal
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from hdsweep import views
@@ -24,6 +24,7 @@ from hdsweep.execute import origin_of, record_infeasible
 from hdsweep.planner import State
 from hdsweep.spec import SweepSpec
 from hdsweep.storage import Gate, Patience
+from hdsweep.terminal import Console
 from hdsweep.views import Format, FormatOption, StoreOption, SweepFile
 
 if TYPE_CHECKING:
@@ -215,6 +216,8 @@ def _launch(
 
                 launcher.launch(agenda, store, progress)
                 return agenda.ran
+            if where.address is None:  # read by Ray when it is imported: all listens at 127.0.0.1
+                os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
             from hdsweep.launch import ray as launcher_ray
 
             cluster = launcher_ray.Cluster(address=where.address, gpus=where.gpus, cpus=where.cpus)

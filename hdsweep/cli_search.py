@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +22,7 @@ from hdsweep.spec import SweepSpec, check_strategy, load_sweep
 from hdsweep.store import Store
 from hdsweep.strategy import Mode, Race, Search, Stop
 from hdsweep.strict import Strict, in_plain_words
+from hdsweep.terminal import Console
 from hdsweep.views import Format, FormatOption, StoreOption
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.filesize import decimal
 from rich.text import Text
 
@@ -15,6 +14,7 @@ from hdsweep import archive, views
 from hdsweep.doctor import Finding, examine, machine
 from hdsweep.errors import printable
 from hdsweep.store import Store
+from hdsweep.terminal import Console
 from hdsweep.views import Format, FormatOption, StoreOption
 
 _SHOWN = 20  # lines

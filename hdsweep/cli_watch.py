@@ -25,13 +25,13 @@ from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from hdsweep import views
 from hdsweep.errors import HdsweepError
 from hdsweep.planned import PlannedSweep
 from hdsweep.store import Store
+from hdsweep.terminal import Console
 from hdsweep.views import StoreOption
 
 _HEADERS = {

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -24,6 +24,7 @@ from hdsweep.errors import StoreError, first_line
 from hdsweep.execute import Job
 from hdsweep.metrics import Metric
 from hdsweep.store import Store
+from hdsweep.terminal import Console
 from hdsweep.trial import TrialRecord
 from hdsweep.values import value_of
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from hdsweep.configure import configurations
 from hdsweep.curve import read_points
-from hdsweep.errors import HdsweepError, SpecError
+from hdsweep.errors import HdsweepError, SpecError, StoreError
 from hdsweep.identity import canonical_json
 from hdsweep.knobs import Choice, Drawn
 from hdsweep.method import load_method
@@ -170,7 +170,12 @@ class _Reader:
     def __init__(self, store: Store, planned: PlannedSweep, spec: SweepSpec, arm: str) -> None:
         self._store = store
         self.planned, self.spec, self.arm = planned, spec, arm
-        method = next(one.method for one in spec.arms if one.name == arm)
+        method = next((one.method for one in spec.arms if one.name == arm), None)
+        if method is None:  # somebody has edited one of them
+            raise StoreError(
+                f"{store.root / 'sweeps' / planned.name}: plan.json has an arm '{arm}' that "
+                "sweep.yaml has not; run the sweep again, finished trials are kept"
+            )
         self._curve = load_method(method).curve
         self.records: dict[str, TrialRecord] = {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
@@ -26,6 +26,7 @@ from hdsweep.planner import STATES
 from hdsweep.shared import SharedWork
 from hdsweep.spec import SweepSpec
 from hdsweep.store import Store
+from hdsweep.terminal import Console
 from hdsweep.trial import ENDINGS, TrialRecord
 
 
@@ -36,6 +37,8 @@ class Format(StrEnum):
     json = "json"
 
 
+# What others wrote must not rule a terminal. JSON lets the last of them stand, and reads escapes.
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _SHOWN = 20  # lines; status lists the rest
 _SHOWN_CELLS = 4  # in a line
 
@@ -52,6 +55,7 @@ def print_json(value: object) -> None:
 
 def write(text: str) -> None:
     """To standard output; whoever reads it, `head` say, may have had enough before the end."""
+    text = _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
