@@ -205,8 +205,10 @@ def _launch(
 
     signal.signal(signal.SIGTERM, _interrupt)
     spec, store = made.spec, made.store
+    metric = metrics_of(spec)[0]
     progress = Progress(
-        console, spec.name, store=store, groups=made.planned.groups, metric=metrics_of(spec)[0],
+        console, spec.name, store=store, groups=made.planned.groups, metric=metric,
+        larger_is_better=made.targets.direction(metric),
         total=lambda: agenda.expected, cached=lambda: agenda.cached,
     )  # fmt: skip
     try:

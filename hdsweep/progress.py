@@ -48,6 +48,7 @@ class Progress:
             included: a search adds some, and others are skipped.
         cached: Says how many of them were finished before this run.
         metric: Whose best configuration is shown.
+        larger_is_better: What is good of it; None where nobody says, and no best is shown.
         store: For values that a record lacks.
         groups: Of the data; a value is their mean unless ``metric`` names one.
     """
@@ -60,10 +61,12 @@ class Progress:
         total: Callable[[], int],
         cached: Callable[[], int],
         metric: Metric,
+        larger_is_better: bool | None,
         store: Store,
         groups: Sequence[str],
     ) -> None:
         self._console, self._name, self._metric = console, name, metric
+        self._larger_is_better = larger_is_better
         self._total, self._cached = total, cached
         self._store, self._groups = store, groups
         self._running: dict[str, tuple[Job, float]] = {}
@@ -136,15 +139,16 @@ class Progress:
         return None if math.isnan(value) else value
 
     def _best(self) -> str:
-        if not self._values:
+        if not self._values or self._larger_is_better is None:
             return ""
-        known = self._metric.definition
-        sign = 1 if known is None or known.larger_is_better else -1
+        sign = 1 if self._larger_is_better else -1
         means = {cell: sum(found) / len(found) for cell, found in self._values.items()}
         best = max(means, key=lambda cell: sign * means[cell])
         seeds = len(self._values[best])
         plural = "seed" if seeds == 1 else "seeds"
-        return f"best {self._metric} {means[best]:.4f}  {best} ({seeds} {plural} so far)"
+        # Values of an earlier run are not looked up, so they are not spoken for.
+        when = "in this run" if self._cached() else "so far"
+        return f"best {self._metric} {means[best]:.4f}  {best} ({seeds} {plural} {when})"
 
     def _eta(self) -> str:
         # By trials still to come and not by the share that is done: that falls as a search grows.
@@ -177,8 +181,8 @@ class Progress:
         if len(self._running) > _SHOWN_RUNNING:
             rows.append(Text(f"  and {len(self._running) - _SHOWN_RUNNING} more", style="cyan"))
         rows += [Text("  ") + line for line in self._recent]
-        if self._values:
-            rows.append(Text(f"  {self._best()}"))
+        if best := self._best():
+            rows.append(Text(f"  {best}"))
         return Group(*rows)
 
 

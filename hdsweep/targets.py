@@ -73,6 +73,12 @@ class Targets:
         raced = () if self.raced is None else (self.raced,)
         return tuple(dict.fromkeys((*self.sought, *self.constraints, *raced, *self.chosen_by)))
 
+    def direction(self, metric: Metric) -> bool | None:
+        """Whether large values are good, by definition or as the sweep says; None if unknown."""
+        if metric.definition is not None:
+            return metric.definition.larger_is_better
+        return next((one.larger_is_better for one in self.all if one.metric == metric), None)
+
 
 def resolve(spec: SweepSpec) -> Targets:
     """Read every metric that decides something.

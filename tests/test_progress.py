@@ -36,7 +36,13 @@ class Screen:
     """A progress that writes into memory, with a total that a test may change."""
 
     def __init__(
-        self, store: Store, metric: str = "auroc", *, cached: int = 0, color: bool = False
+        self,
+        store: Store,
+        metric: str = "auroc",
+        *,
+        larger: bool | None = True,
+        cached: int = 0,
+        color: bool = False,
     ) -> None:
         self.file, self.total = io.StringIO(), 4
         self.console = Console(
@@ -47,7 +53,8 @@ class Screen:
         )
         self.progress = Progress(
             self.console, "s", total=lambda: self.total, cached=lambda: cached,
-            metric=parse_metric(metric), store=store, groups=GROUPS,
+            metric=parse_metric(metric, ("latency_ms",)), larger_is_better=larger, store=store,
+            groups=GROUPS,
         )  # fmt: skip
 
     def block(self) -> str:
@@ -106,6 +113,23 @@ def test_the_best_configuration_is_named_with_what_was_drawn(store: Store) -> No
             screen.finish(job(cell, seed), value)
     screen.finish(job("tuned #13 lr=0.1", 1), 0.89, status="pruned")
     assert "best auroc 0.7000  tuned #12 lr=0.003162 (2 seeds so far)" in screen.block()
+
+
+def test_what_ran_before_is_not_spoken_for(store: Store) -> None:
+    screen = Screen(store, cached=1)
+    screen.finish(job("plain", 2), 0.5)
+    assert "best auroc 0.5000  plain (1 seed in this run)" in screen.block()
+
+
+@pytest.mark.parametrize(("larger", "best"), [(True, "slow"), (False, "fast"), (None, None)])
+def test_the_best_of_a_scalar_is_as_the_sweep_says_or_nobody_knows(
+    store: Store, larger: bool | None, best: str | None
+) -> None:
+    screen = Screen(store, "latency_ms", larger=larger)
+    for cell, value in {"slow": 20.0, "fast": 5.0}.items():
+        screen.finish(job(cell, 1), scalars={"latency_ms": value})
+    shown = [line.split() for line in screen.block().splitlines() if "best" in line]
+    assert [words[3] for words in shown] == ([best] if best else [])
 
 
 def test_a_value_that_the_record_lacks_is_that_of_the_report(store: Store) -> None:

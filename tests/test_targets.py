@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hdsweep.configure import configurations
+from hdsweep.metrics import parse_metric
 from hdsweep.spec import load_sweep
 from hdsweep.targets import Targets, non_dominated, require_watched, resolve, watches
 from tests.conftest import SWEEP, Invoke
@@ -50,6 +51,17 @@ def test_objectives_and_constraints_have_directions_and_bounds(sweep_file: Write
         found.sought[0].excess(1)
     assert found.all == (*found.sought, *found.constraints)
     assert (found.raced, found.chosen_by, found.watched) == (None, (), None)
+
+
+def test_a_scalar_is_good_as_the_sweep_says(sweep_file: Write) -> None:
+    seen = parse_metric("strength_seen", ("strength_seen",))
+    plain = targets(sweep_file(SEARCH))
+    assert plain.direction(parse_metric("fpr@5")) is False
+    assert plain.direction(seen) is None
+    bound = targets(
+        sweep_file(edited(SEARCH, sought(f"{OBJECTIVE}, constraints: strength_seen < 4")))
+    )
+    assert bound.direction(seen) is False
 
 
 def test_a_searched_arm_needs_the_metric_and_others_do_not(sweep_file: Write) -> None:
