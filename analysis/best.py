@@ -26,7 +26,7 @@ def marked(table: Table, frame: pd.DataFrame) -> Table:
     """The table with ``best`` and ``behind`` in its cells, by column.
 
     Args:
-        table: Of ``main_table``; any of its rows.
+        table: Of ``main_table``; any of its rows. Marks that it has are made anew.
         frame: What it was made of.
     """
     if table.larger_is_better is None or len(table.rows) < 2:
@@ -54,7 +54,11 @@ def _by_seed(rows: pd.DataFrame, places: list[int]) -> NDArray[np.float64]:
 
 
 def _judged(table: Table, column: str, by_seed: NDArray[np.float64]) -> dict[int, Cell]:
-    given = {n: row.cells[column] for n, row in enumerate(table.rows) if column in row.cells}
+    given = {
+        n: replace(row.cells[column], best=False, behind=None)
+        for n, row in enumerate(table.rows)
+        if column in row.cells
+    }
     sign = 1.0 if table.larger_is_better else -1.0
     worth = {
         n: sign * _printed(cell.mean, table.is_rate)
@@ -63,7 +67,7 @@ def _judged(table: Table, column: str, by_seed: NDArray[np.float64]) -> dict[int
         if not is_optimistic(table.rows[n])
     }
     if not worth:
-        return {}
+        return given
     top = max(worth.values())
     best = [n for n, value in worth.items() if value == top]
     reference = max(best, key=lambda n: sign * (given[n].mean or 0.0))
@@ -72,7 +76,7 @@ def _judged(table: Table, column: str, by_seed: NDArray[np.float64]) -> dict[int
         for n, cell in given.items()
         if cell.mean is not None and n not in best and not is_optimistic(table.rows[n])
     ]
-    found = {n: replace(given[n], best=True) for n in best}
+    found = given | {n: replace(given[n], best=True) for n in best}
     if others:
         tests = pairs(by_seed[others], by_seed[reference])
         apart = holm(tests.p) <= _LEVEL  # NaN, no test, is not apart

@@ -71,6 +71,7 @@ def ablation(found: Ablation) -> Sheet:
         )
     ]
     cells = [cell for row in found.cells for cell in row if cell is not None]
+    show_n = len({cell.planned for cell in cells}) > 1
     where = first.columns[0]
     return Sheet(
         kind="ablation",
@@ -83,7 +84,7 @@ def ablation(found: Ablation) -> Sheet:
                 *(
                     Shown("·", hint="the sweep has no such configuration")
                     if cell is None
-                    else _of_cell(cell, is_rate)
+                    else _of_cell(cell, is_rate, show_n)
                     for cell, is_rate in zip(row, rated, strict=True)
                 ),
             )

@@ -175,6 +175,22 @@ def test_the_best_of_an_ablation_is_that_of_the_ablation() -> None:
     ]
 
 
+def test_the_best_of_an_ablation_has_no_dagger_for_what_is_in_another_table() -> None:
+    """One seed fewer of the better one, so no test tells them apart in the table of all."""
+    frame = frame_of([("a", {"q": 1}), ("a", {"q": 2}), ("better", {})], seeds=2)
+    (table,) = [marked(main_table(frame, "auroc"), frame)]
+    assert [row.cells["mean"].behind for row in table.rows] == [False, False, None]
+    (found,) = made(frame)
+    assert [cell.behind for row in found.cells for cell in row if cell is not None] == [False, None]
+
+
+def test_an_ablation_says_how_many_seeds_where_settings_were_given_different_ones() -> None:
+    frame = frame_of([("a", {"q": 1}), ("a", {"q": 2})])
+    short = frame[~((frame["cell"] == 0) & (frame["seed"] == frame["seed"].max()))]
+    (found,) = made(short.reset_index(drop=True))
+    assert [row[1] for row in shown(found)[1:]] == ["49.95±0.07 (n=2)", "51.00±0.10 (n=3)"]
+
+
 def test_a_grid_has_one_best_and_not_one_of_each_column() -> None:
     (found,) = made(frame_of([("a", {"x": x, "y": y}) for x in (1, 2) for y in (1, 2)]))
     best = [[cell is not None and cell.best for cell in row] for row in found.cells]
