@@ -39,6 +39,7 @@ class Format(StrEnum):
 
 # What others wrote must not rule a terminal. JSON lets the last of them stand, and reads escapes.
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_STYLES = re.compile(r"(\x1b\[[012]m)")  # normal, bold, dim
 _SHOWN = 20  # lines; status lists the rest
 _SHOWN_CELLS = 4  # in a line
 
@@ -55,7 +56,10 @@ def print_json(value: object) -> None:
 
 def write(text: str) -> None:
     """To standard output; whoever reads it, `head` say, may have had enough before the end."""
-    text = _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    parts = _STYLES.split(text)  # sheets on a terminal have these, and escaped names before
+    for n in range(0, len(parts), 2):
+        parts[n] = _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", parts[n])
+    text = "".join(parts)
     try:
         sys.stdout.write(text)
         sys.stdout.flush()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -235,6 +238,27 @@ def test_what_a_file_names_cannot_steer_the_terminal(hdsweep: Run, tmp_path: Pat
     assert done.returncode == 0
     assert "knobs: \\x1b[31mq" in done.stderr
     assert "\x1b" not in done.stderr
+
+
+def test_a_terminal_in_colour_shows_the_best_in_bold_and_names_as_they_are_spelt(
+    hdsweep: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, "arm,seed,auroc\n\x1b[31mA,1,.9\n\x1b[31mA,2,.8\nB,1,.1\nB,2,.2\n")
+    assert hdsweep("import", path, "--sweep", "s").returncode == 0
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    shown = bytearray()
+
+    def keep(descriptor: int) -> bytes:
+        shown.extend(found := os.read(descriptor, 4096))
+        return found
+
+    store = ["--store", str(tmp_path / "results")]
+    pty.spawn([sys.executable, "-m", "hdsweep.cli", "report", "s", *store], keep)
+    assert b"\x1b[1m85.00" in shown
+    assert b"\\u001b" not in shown
+    assert b"\\x1b[31mA" in shown
+    assert b"\x1b[31m" not in shown
 
 
 def test_a_name_that_is_no_name_leaves_nothing_in_the_store(tmp_path: Path) -> None:
