@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -27,6 +28,10 @@ from hdsweep.trial import Trial
 
 CHECKPOINT_INTERVAL_S = 60.0  # what a kill may cost; writing one takes well under a second
 _CHECKPOINT = "HDSWEEP_CHECKPOINT_S"  # in the environment: another interval, in seconds
+
+
+LEAVING = threading.Event()
+"""Set once this process was told to end: the next checkpoint is kept, and is the last."""
 
 
 def interval_between_checkpoints() -> float:
@@ -183,9 +188,12 @@ class Context:
 
     def checkpoint(self, step: int, save: Callable[[Path], None]) -> None:
         """Keep a checkpoint, if one is due."""
-        if time.monotonic() - self._last_s < self.checkpoint_interval_s:
+        leaves = LEAVING.is_set()
+        if not leaves and time.monotonic() - self._last_s < self.checkpoint_interval_s:
             return
         self.patience.insist(lambda: self._checkpoint(step, save))
+        if leaves:
+            raise KeyboardInterrupt
 
     def _checkpoint(self, step: int, save: Callable[[Path], None]) -> None:
         home = self._checkpoint_home

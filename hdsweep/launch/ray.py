@@ -18,20 +18,27 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from hdsweep.agenda import Agenda
+from hdsweep.context import LEAVING
 from hdsweep.errors import DataChanged, HdsweepError, StoreError
 from hdsweep.execute import Job, Listener, OutOfMemory, origin_of, run_trial, thread_environment
 from hdsweep.launch.lost import Losses
+from hdsweep.launch.processes import ask_to_leave, ending_with_this_one
 from hdsweep.retries import LOSSES
 from hdsweep.stopping import Watch
 from hdsweep.storage import Gate
 from hdsweep.store import Store
 from hdsweep.trial import Trial
+
+_LEAVE_S = 20.0  # a machine that is taken away gives half a minute and more
+_ASK_S = 4.0  # for checkpoints, when the driver is interrupted: somebody waits for the terminal
+_TERMINATED = 128 + signal.SIGTERM
 
 # Read by Ray when it is imported, so they stand before the import below.
 os.environ.setdefault("RAY_worker_niceness", "0")  # at 15, workers starve on a busy machine
@@ -44,9 +51,9 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # it swallows Ctrl-C and lets fit() return
 
-import ray
-from ray import tune
-from ray.tune.search import Searcher
+import ray  # noqa: E402
+from ray import tune  # noqa: E402
+from ray.tune.search import Searcher  # noqa: E402
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +87,19 @@ class Shape:
 class _Worker(tune.Trainable):  # type: ignore[misc] # ray is not typed
     """Runs one trial per ``step``; the same process takes one trial after another."""
 
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """What a trial holds while it runs."""
+        job = config["job"]
+        cpus = max(job["cpus"], job["threads"])
+        return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": job["gpus"]}])
+
     def setup(self, config: dict[str, Any]) -> None:
         self._config = config
         # Ray ends workers by SIGTERM, and turns it into the SystemExit that a method might raise;
         # a trial that was ended has not failed.
-        signal.signal(signal.SIGTERM, _ended)
+        self._runs = False
+        signal.signal(signal.SIGTERM, self._told_to_end)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._config = new_config
@@ -93,9 +108,12 @@ class _Worker(tune.Trainable):  # type: ignore[misc] # ray is not typed
     def step(self) -> dict[str, Any]:
         config = self._config
         job = _job(config["job"])
+        self._runs = True
         try:
             record = run_trial(job, Store(Path(config["store"])), config["origin"], capture=True)
             result: dict[str, Any] = {"status": record.status}
+        except KeyboardInterrupt:
+            os._exit(_TERMINATED)  # all that was held has been let go
         except OutOfMemory as error:
             result = {"status": "memory", "of": error.of, "message": error.message}
         except (StoreError, DataChanged) as error:
@@ -104,17 +122,25 @@ class _Worker(tune.Trainable):  # type: ignore[misc] # ray is not typed
         if torch is not None and torch.cuda.is_available():
             gc.collect()  # hand GPU memory to whoever shares the device
             torch.cuda.empty_cache()
+        self._runs = False
         return {**result, "done": True}
+
+    def _told_to_end(self, _signum: int, _frame: object) -> None:
+        """Leave at the next checkpoint; at once where there is none for too long, or no trial."""
+        if not self._runs:
+            os._exit(_TERMINATED)
+        if LEAVING.is_set():
+            raise KeyboardInterrupt
+        LEAVING.set()
+        again = threading.Timer(_LEAVE_S, os.kill, (os.getpid(), signal.SIGTERM))
+        again.daemon = True
+        again.start()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: a trial keeps its own checkpoint in the store."""
 
     def load_checkpoint(self, checkpoint: object) -> None:
         """Nothing, likewise."""
-
-
-def _ended(_signum: int, _frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 class _Planned(Searcher):  # type: ignore[misc]
@@ -212,13 +238,6 @@ def _actor_of(trial: Any) -> str:
     return "" if actor is None else str(actor._actor_id.hex())  # noqa: SLF001 - as messages name it
 
 
-def _held(config: Mapping[str, Any]) -> tune.PlacementGroupFactory:
-    """What a trial holds while it runs."""
-    job = config["job"]
-    cpus = max(job["cpus"], job["threads"])
-    return tune.PlacementGroupFactory([{"CPU": cpus, "GPU": job["gpus"]}])
-
-
 def launch(
     agenda: Agenda,
     store: Store,
@@ -246,10 +265,12 @@ def launch(
         StoreError: Workers cannot write the store.
     """
     interrupt = signal.getsignal(signal.SIGTERM)
-    with _quiet(log):
+    with _quiet(log), contextlib.ExitStack() as guard:
         context = _connect(cluster, shape)
         signal.signal(signal.SIGTERM, interrupt)  # ray.init put its own there
+        own = contextlib.nullcontext() if cluster.address else ending_with_this_one()
         try:
+            guard.enter_context(own)
             if context.dashboard_url:
                 say(_dashboard(context.dashboard_url))
             capacity = _capacity(shape)
@@ -265,6 +286,9 @@ def launch(
                     else:
                         listener.finished(job, record)
                 in_vain = 0 if len(agenda.ran) > known else in_vain + 1
+        except KeyboardInterrupt:
+            ask_to_leave(_ASK_S)
+            raise
         finally:
             ray.shutdown()
 
@@ -277,7 +301,7 @@ def _fit(
     why: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="hdsweep-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(_Worker, _held),
+            _Worker,
             tune_config=tune.TuneConfig(
                 search_alg=_Planned(agenda, store, watcher, losses),
                 num_samples=-1,  # until the agenda has no more
