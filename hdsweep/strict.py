@@ -141,6 +141,8 @@ def first_error(
     # A misspelt key explains a missing one, so it goes first.
     detail = min(details, key=lambda one: one["type"] != "extra_forbidden")
     loc = tuple(part for part in detail["loc"] if not _is_union_branch(part))
+    if detail["type"] in ("extra_forbidden", "missing") and detail["loc"][-1:] != loc[-1:]:
+        loc = (*loc, detail["loc"][-1])  # a key of the file, whatever it is called
     where = (*at, *loc)
     if detail["type"] == "extra_forbidden":
         owner = _owner(model, loc[:-1])
