@@ -52,6 +52,7 @@ class _Column:
         places: Which of the groups, POOLED and the mean, which comes last, have rows.
         value: Shape (trials, groups + 2), NaN where there is none.
         reason: Same shape, strings.
+        own: Whether the mean over groups is one that an imported file gave itself, by trial.
     """
 
     metric: Metric
@@ -59,6 +60,7 @@ class _Column:
     places: NDArray[np.intp]
     value: NDArray[np.float64]
     reason: NDArray[np.object_]
+    own: NDArray[np.bool_]
 
 
 def load(
@@ -100,8 +102,8 @@ def read(
         or drawn knob (pandas.NA in arms without it), ``seed``, ``trial`` (empty while none is
         chosen), ``group``, ``status`` (one of STATUS), ``value`` (as stored, NaN where there is
         none) and ``reason`` (empty where there is a value). A scalar has rows of group MEAN only.
-        ``attrs`` hold the name of the ``sweep``, its ``searches`` and how it was told to
-        ``select``.
+        ``attrs`` hold the name of the ``sweep``, its ``searches``, how it was told to ``select``
+        and the metrics whose means over groups an imported file gave, ``own_means``.
 
     Raises:
         SpecError: An unknown metric or group, or no metric at all.
@@ -140,7 +142,10 @@ def read(
     frame = _assemble(cells, sweep.groups, columns, planned, ids, statuses)
     searches = tuple(searched(search, sweep.cells) for search in sweep.searches)
     # Few and small: pandas copies them with whatever is made of the frame.
-    frame.attrs.update(sweep=sweep.name, searches=searches, select=sweep.select)
+    own_means = tuple(column.metric.key for column in columns if column.own.any())
+    frame.attrs.update(
+        sweep=sweep.name, searches=searches, select=sweep.select, own_means=own_means
+    )
     return frame, runs.by_trial
 
 
@@ -188,6 +193,7 @@ def _columns(texts: Sequence[str], groups: Sequence[str], trials: int) -> list[_
             np.array(sorted(places), dtype=np.intp),
             np.full(shape, np.nan),
             np.full(shape, "", dtype=object),
+            np.zeros(trials, dtype=np.bool_),
         )
         for metric, places in shown.values()
     ]
@@ -216,6 +222,7 @@ def _fill(
             continue
         found = [known[key].get(group) for group in groups]
         own = values.own_mean(record, key)
+        column.own[row] = own is not None
         column.value[row, -1], column.reason[row, -1] = (
             values.mean_over(found, groups) if own is None else (own, "")
         )

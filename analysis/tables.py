@@ -111,6 +111,7 @@ class Table:
         rows: In the order of the plan.
         searches: Of the sweep; their configurations are rows unless others were to be confirmed.
         select: In words, how rows of part ``confirm`` were chosen.
+        own_means: Whether the mean over groups is the one that an imported file gave itself.
     """
 
     sweep: str
@@ -122,6 +123,7 @@ class Table:
     rows: tuple[Row, ...]
     searches: tuple[Searched, ...] = ()
     select: str = ""
+    own_means: bool = False
 
     @property
     def is_rate(self) -> bool:
@@ -184,6 +186,7 @@ def main_table(frame: pd.DataFrame, metric: str, ddof: int = 1) -> Table:
         columns=columns,
         searches=frame.attrs.get("searches", ()),
         select=str(frame.attrs.get("select", "")),
+        own_means=asked.key in frame.attrs.get("own_means", ()),
         rows=tuple(
             Row(
                 arm=arm,

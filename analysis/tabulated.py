@@ -25,7 +25,10 @@ _SPREAD = {
 _MOST_NOTES = 20  # people stop reading; CSV and JSON list all
 _MARKS = (
     "bold, or * in plain text: best of its column, of complete ones with two seeds or more",
-    f"{DAGGER}: not significantly different from the best, or untested (paired t, Holm by column)",
+    (
+        f"{DAGGER}: not significantly different from the best, or untested (paired t, Holm by "
+        "column; verdicts are corrected for more tests)"
+    ),
 )
 
 
@@ -92,7 +95,11 @@ def ablation(found: Ablation) -> Sheet:
         ),
         caption=(
             *_spread(cells, first.ddof),
-            *([f"{where}: over groups"] if where == MEAN else [f"group {where}"]),
+            *(
+                [f"{where}: over groups{', as the imported file says' * first.own_means}"]
+                if where == MEAN
+                else [f"group {where}"]
+            ),
             *_explained(cells),
         ),
         metric=first.metric if crossed else "",
@@ -204,8 +211,9 @@ def _caption(table: Table) -> list[str]:
     cells = [cell for row in table.rows for cell in row.cells.values()]
     lines = _spread(cells, table.ddof)
     if MEAN in _shown(table) and table.is_rate:
+        own = "as the imported file says; where it does not, " if table.own_means else ""
         lines.append(
-            f"{MEAN}: over groups, weighted equally, within each trial; missing if a group is"
+            f"{MEAN}: {own}over groups, weighted equally, within each trial; missing if a group is"
         )
     if POOLED in _shown(table):
         lines.append(f"{POOLED}: over the items of all groups together, each item once")

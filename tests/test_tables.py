@@ -399,7 +399,7 @@ def test_the_frame_is_tidy_in_the_order_of_the_plan(store: Store) -> None:
     assert (found["reason"] != "").equals(found["value"].isna())
     assert found[["study", "number"]].isna().all(axis=None)
     assert found["part"].unique().tolist() == ["run"]
-    assert found.attrs == {"sweep": "golden", "searches": (), "select": ""}
+    assert found.attrs == {"sweep": "golden", "searches": (), "select": "", "own_means": ()}
 
 
 def test_a_metric_with_a_group_keeps_that_group_alone(store: Store) -> None:
@@ -544,7 +544,7 @@ def test_json_has_its_documented_keys(store: Store) -> None:
     made = value["tables"][0]
     assert set(made) == {
         "sweep", "metric", "definition", "is_rate", "larger_is_better", "ddof", "columns", "rows",
-        "searches", "select",
+        "own_means", "searches", "select",
     }  # fmt: skip
     assert set(made["rows"][0]) == {"arm", "knobs", "cells", "study", "number", "part", "cell"}
     assert made["rows"][0]["arm"] == HOSTILE
