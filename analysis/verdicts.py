@@ -343,7 +343,11 @@ def _notes(frame: pd.DataFrame, rows: Sequence[Comparison], alpha: float) -> Ite
     )
     sizes = {row.family: row.family_size for row in rows}
     told = (("aggregate", "of whole trials"), ("per group", "of single groups"))
-    each = [f"{sizes[family]} tests {words}" for family, words in told if family in sizes]
+    each = [
+        f"{sizes[family]} test{'s' * (sizes[family] != 1)} {words}"
+        for family, words in told
+        if family in sizes
+    ]
     yield (
         f"p is corrected by Holm's method at level {level} within each family: {', '.join(each)}; "
         "margins are tested in the same families."
@@ -353,6 +357,11 @@ def _notes(frame: pd.DataFrame, rows: Sequence[Comparison], alpha: float) -> Ite
         yield (
             f"With {fewest} seeds the sign-flip test cannot give less than {2.0 ** (1 - fewest)}, "
             f"so what is below {level} rests on differences being about normal."
+        )
+    if any(row.verdict == "inconclusive" for row in rows):
+        yield (
+            "What so many seeds could show, and how many would, is of a test that stands alone, "
+            "with power 80 % and the spread that was seen; after Holm it takes more."
         )
     optimistic = {row.cell for row in rows if CHOSEN in row.why}
     if optimistic:
