@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -285,6 +285,8 @@ def text_of(
     from analysis.report import sheets_of
 
     summary = summary_of(store, planned, asked)
+    for line in _lacking(summary, asked):
+        Console(stderr=True, soft_wrap=True, highlight=False).print(line, markup=False)
     if format is TableFormat.json:
         return render.json_of(summary.tables, summary)
     if format is TableFormat.csv:
@@ -300,6 +302,18 @@ def text_of(
     if planned.searches and asked.importance is not Importance.none:
         words += _importance(store, planned, asked.importance)
     return text + "\n" * bool(sheets) + render.said(words, format.value, width=width)
+
+
+def _lacking(summary: Summary, asked: Asked) -> Iterator[str]:
+    """What was asked for and is not there: an empty answer alone looks like a mistake."""
+    rows = summary.comparisons.rows
+    there = {"comparison": rows, "ablation": summary.ablations, "criteria": summary.criteria,
+             "costs": summary.costs}  # fmt: skip
+    for kind in () if asked.brief else asked.tables:
+        if not there.get(kind, True):
+            yield f"--table {kind}: the sweep has nothing to put into it"
+    if asked.images and rows and all(row.images is None for row in rows):
+        yield f"--images: none: {rows[0].images_why}"
 
 
 def print_report(store: Store, planned: PlannedSweep, metrics: tuple[str, ...]) -> None:

@@ -140,7 +140,7 @@ def test_of_many_the_first_are_named_and_all_are_counted() -> None:
 def test_without_a_baseline_the_answer_says_why_nothing_is_compared() -> None:
     frame = framed(shifted(0.1), arms=["base", "a"], groups=["A"])
     assert answer(compare(frame, baseline=None), (), (), {"ok": 1}) == (
-        "No baseline was named; give report.baseline in the sweep file.",
+        "No baseline was named; say --baseline, or report.baseline in the file.",
     )
 
 

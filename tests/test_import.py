@@ -206,6 +206,26 @@ def test_a_mean_that_is_not_that_of_its_groups_is_told_with_its_line(tmp_path: P
         read_results(tmp_path / "rows.csv", Columns(mean="Al"))
 
 
+def test_a_table_says_whose_means_over_groups_it_shows(hdsweep: Run, tmp_path: Path) -> None:
+    assert hdsweep("import", GOLDEN, "--sweep", "own").returncode == 0
+    rows = [line for line in GOLDEN.read_text("utf-8").splitlines() if ",mean," not in line]
+    without = written(tmp_path, "\n".join(rows))
+    assert hdsweep("import", without, "--sweep", "ours").returncode == 0
+    told = "mean: as the imported file says; where it does not, over groups, weighted equally"
+    assert told in hdsweep("report", "own").stdout
+    ours = hdsweep("report", "ours").stdout
+    assert told not in ours
+    assert "mean: over groups, weighted equally" in ours
+
+
+def test_what_was_asked_for_and_is_not_there_is_told(hdsweep: Run, tmp_path: Path) -> None:
+    assert hdsweep("import", GOLDEN, "--sweep", "s", "--baseline", "baseline").returncode == 0
+    done = hdsweep("report", "s", "--table", "costs", "--images", "--format", "csv")
+    assert "--table costs: the sweep has nothing to put into it" in done.stderr
+    assert "--images: none: " in done.stderr
+    assert not hdsweep("report", "s", "--table", "comparison").stderr
+
+
 def test_the_digits_that_a_file_prints_are_part_of_what_it_says(tmp_path: Path) -> None:
     one = read_results(written(tmp_path, "arm,seed,auroc\nA,1,.90\n"), Columns())
     other = read_results(written(tmp_path, "arm,seed,auroc\nA,1,.9000\n", "b.csv"), Columns())

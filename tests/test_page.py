@@ -311,8 +311,10 @@ def test_a_difference_that_may_explain_results_is_told_before_the_verdict(plain:
 
 
 def test_imported_results_are_marked_at_the_top(plain: Store) -> None:
-    summary = replace(summarized(plain), imported=("old & <new>.csv",))
-    assert "old & <new>.csv" in parsed(written(summary)).one("header").text
+    summary = replace(summarized(plain), imported=("old & <new>.csv",), differs=())
+    found = parsed(written(summary))
+    assert "old & <new>.csv" in found.one("header").text
+    assert "Not known" in found.one("section", id="differences").text
 
 
 def test_what_every_table_of_a_section_says_is_said_once(plain: Store) -> None:
