@@ -8,16 +8,20 @@ import io
 import json
 import os
 import shutil
+import signal
 import tarfile
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hdsweep.archive import save
+from hdsweep.doctor import examine
 from hdsweep.errors import StoreError
+from hdsweep.method import Predictions
 from hdsweep.packed import MANIFEST
 from hdsweep.store import Store
 from hdsweep.trial import TrialRecord
@@ -38,6 +42,9 @@ report: {metrics: [auroc]}
 """
 
 
+LABELS, SCORES = np.array([False, True]), np.array([0.25, 0.5])
+
+
 @pytest.fixture
 def there(tmp_path: Path, sweep_file: Write) -> Store:
     """A store with four finished trials and all kinds of files."""
@@ -45,7 +52,7 @@ def there(tmp_path: Path, sweep_file: Write) -> Store:
     store = Store(tmp_path / "there")
     for trial_id in store.finished():
         folder = store.trial_dir(trial_id)
-        (folder / "predictions.parquet").write_bytes(os.urandom(3000))
+        store.put_predictions(trial_id, Predictions(("a", "b"), ("x", "x"), LABELS, SCORES))
         (folder / "log.txt").write_text("ran\n")
         (folder / "artifacts/maps").mkdir(parents=True)
         (folder / "artifacts/maps/a b.jsonl").write_text("no line end")
@@ -119,13 +126,13 @@ def test_a_sweep_is_packed_with_its_trials_only(
 
 
 def test_predictions_that_were_left_out_can_be_added_later(there: Store, tmp_path: Path) -> None:
-    small = save(there, tmp_path / "small.tar", predictions=False)
-    full = save(there, tmp_path / "full.tar")
+    small = save(there, tmp_path / "small.tgz", predictions=False)
+    full = save(there, tmp_path / "full.tgz")
     assert small.size_bytes < full.size_bytes
     here = Store(tmp_path / "here")
-    load(here, tmp_path / "small.tar")
+    load(here, tmp_path / "small.tgz")
     assert not list(here.root.glob("trials/*/*/predictions.parquet"))
-    loaded = load(here, tmp_path / "full.tar")
+    loaded = load(here, tmp_path / "full.tgz")
     assert (len(loaded.completed), loaded.present, loaded.left) == (4, 0, {})
     assert len(list(here.root.glob("trials/*/*/predictions.parquet"))) == 4
 
@@ -229,6 +236,57 @@ def test_what_an_unfinished_attempt_left_gives_way_to_a_finished_trial(
     assert not (folder / "predictions.parquet").exists()
     own = (folder / "curve.jsonl").read_bytes()
     assert own == (there.trial_dir(first) / "curve.jsonl").read_bytes()
+
+
+def load_and_die(root: Path, archive: Path, moves: int) -> bool:
+    """Take over an archive in a process that is killed after some moves; whether it was."""
+    child = os.fork()
+    if child == 0:
+        left = moves
+
+        def dying(move: Callable[..., None]) -> Callable[..., None]:
+            def moved(*arguments: Any, **named: Any) -> None:
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                move(*arguments, **named)
+
+            return moved
+
+        os.replace, os.rename = dying(os.replace), dying(os.rename)
+        try:
+            load(Store(root), archive)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert status in (0, signal.SIGKILL)
+    return status != 0
+
+
+def test_an_import_that_is_killed_anywhere_leaves_whole_trials_and_is_done_again(
+    there: Store, tmp_path: Path
+) -> None:
+    save(there, tmp_path / "all.tar")
+    wanted = {p: c for p, c in files(there.root).items() if "checkpoint" not in p}
+    own, moves = records(there.root), 0
+    while load_and_die(tmp_path / f"here{moves}", tmp_path / "all.tar", moves):
+        here = Store(tmp_path / f"here{moves}")
+        finished = records(here.root)
+        assert finished.items() <= own.items()
+        for trial_id in finished:  # a trial with a record has all of its files
+            home = here.trial_dir(trial_id).relative_to(here.root).as_posix()
+            of_it = {p: c for p, c in wanted.items() if p.startswith(home)}
+            assert of_it == {p: c for p, c in files(here.root).items() if p.startswith(home)}
+        if here.sweeps():
+            assert here.sweep("curves").labels().keys() == own.keys()
+        assert [one for one in examine(here) if one.level != "leftover"] == []
+        assert all(one.mended for one in examine(here, repair=True))
+        load(here, tmp_path / "all.tar")
+        assert files(here.root) == wanted
+        moves += 1
+    assert moves > 15  # each file of four trials and of a sweep
 
 
 # --- hostile archives -----------------------------------------------------------------------------

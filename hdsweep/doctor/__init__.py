@@ -25,6 +25,7 @@ from hdsweep.trial import FORMAT
 
 __all__ = ["Finding", "examine"]
 
+_PARTS = ("trials", "sweeps", "stages")
 _LITTLE_BYTES = 1 << 30  # of free space
 
 
@@ -62,7 +63,7 @@ def examine(store: Store, *, deep: bool = False, repair: bool = False) -> Iterat
 def _root(store: Store) -> Iterator[Finding]:
     root = store.root
     marker = root / "store.json"
-    if not marker.exists():
+    if not marker.exists() and any((root / name).exists() for name in _PARTS):
         mark = partial(write_whole, marker, json.dumps({"format": FORMAT}).encode() + b"\n")
         yield Finding(str(marker), "is missing", "write it", mend=mark)
     for path in sorted(root.iterdir()):
@@ -71,12 +72,12 @@ def _root(store: Store) -> Iterator[Finding]:
                 yield half(path, "an import that was killed")
         elif path.name.startswith(".store.json-"):
             yield half(path, "a process that was killed")
-        elif path.name in ("trials", "sweeps", "stages") and path.is_symlink():
+        elif path.name in _PARTS and path.is_symlink():
             yield Finding(str(path), "is a link", "see that it leads where you want", "note")
     free = shutil.disk_usage(root).free
     if free < _LITTLE_BYTES:
         yield Finding(str(root), f"{free >> 20:,} MiB are free", "make room before the next run")
-    for path in (root, root / "trials", root / "sweeps", root / "stages"):
+    for path in (root, *(root / name for name in _PARTS)):
         if path.exists() and not os.access(path, os.W_OK | os.X_OK):
             to_do = "mend its permissions, or use it for reports only"
             yield Finding(str(path), "cannot be written by you", to_do, "note")
