@@ -29,6 +29,8 @@ from hdsweep.planned import PlannedSweep
 from hdsweep.store import Store
 
 _SHOWN_NAMES = 8
+_SEEDS = {"seed", "randomseed", "replicate"}
+"""Columns of a file that has a row per seed, in short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,11 @@ def check(store: Store, sweep: PlannedSweep, path: Path, asked: Asked | None = N
     passed = [table.line for table, columns in read if columns is None]
     notes = [_passed_over(passed)] if passed else []
     for table, columns in known_columns:
+        if _SEEDS & {short(label) for label in columns.ignored}:
+            raise SpecError(
+                f"{path}:{table.line}: has a row per seed, and claims are about means over seeds; "
+                "hdsweep import reads such a file"
+            )
         if columns.ignored:
             listed = ", ".join(columns.ignored[:_SHOWN_NAMES])
             notes.append(f"line {table.line}: columns that were not read: {listed}")

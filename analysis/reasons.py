@@ -137,7 +137,7 @@ class Case:
             elif verdict == "inconclusive":
                 text += f"; {self._shown(self.pair.difference, self.pair.p)}"
             elif self._is_within():
-                text += f"; {verdict}, though by less than {self._margin()}"
+                text += f"; though by less than {self._margin()}"
         if self.unpaired:
             text += f"; {seeds_text(self.unpaired)} left out, for only one of the two has a value"
         return text

@@ -543,3 +543,9 @@ def test_mistakes_are_one_message_and_exit_2(
         assert (status, out) == (2, "")
         assert message in err
         assert "Traceback" not in err
+
+
+def test_a_file_with_a_row_per_seed_is_no_table_of_claims(published: Store) -> None:
+    rows = Path(__file__).parent / "golden" / "published_rows.csv"
+    with pytest.raises(SpecError, match="has a row per seed.*hdsweep import"):
+        checked(published, rows)

@@ -361,3 +361,12 @@ def test_imports_and_runs_do_not_take_each_others_names(
     refused = hdsweep("run", path, "--inline")
     assert refused.returncode == 2
     assert "noise.yaml:1: name: results were imported into" in refused.stderr
+
+
+def test_a_configuration_that_lacks_a_seed_of_the_others_is_incomplete(tmp_path: Path) -> None:
+    text = "arm,seed,auroc\nA,1,.9\nA,2,.91\nA,3,.92\nB,1,.95\nB,2,.96\n"
+    store = Store(tmp_path / "results")
+    sweep = keep(store, "s", read_results(written(tmp_path, text), Columns()))
+    rows = frame.load(store, sweep)
+    (missing,) = rows[rows["value"].isna() & (rows["group"] == "mean")].to_dict("records")
+    assert (missing["arm"], missing["seed"], missing["status"]) == ("B", 3, "not run")

@@ -167,7 +167,7 @@ def test_a_difference_that_is_sure_and_does_not_matter_says_both() -> None:
     a = [v + 0.002 + e for v, e in zip(b, (1e-4, -1e-4, 0, 2e-4, 0), strict=True)]
     found = one(a, b, margins={"auroc": 0.01})
     assert found.verdict == "better"
-    assert "better, though by less than the margin of 1 point" in found.why
+    assert "; though by less than the margin of 1 point" in found.why
     # An equivalence needs no direction, where a margin in the metric's own unit was declared.
     wide = one([20.1, 19.9, 20.0, 20.05], [20.0, 20.0, 20.1, 20.0], "ms", margins={"ms": 5.0})
     assert wide.verdict == "equivalent"

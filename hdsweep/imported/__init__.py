@@ -11,7 +11,7 @@ made from more digits than the file prints.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,27 +85,33 @@ def read_results(path: Path, columns: Columns) -> Results:
         trials.setdefault(key, {}).setdefault(row.seed, []).append(row)
     records: dict[str, TrialRecord] = {}
     cells = []
-    for by_seed in trials.values():
+    seeds = list(dict.fromkeys(row.seed for row in read.rows))
+    for key, by_seed in trials.items():
         first = next(iter(by_seed.values()))[0]
         ids = {}
-        for seed, own in by_seed.items():
-            record = _record(read, own, rates, groups, origin)
-            records[record.id] = record
-            ids[seed] = record.id
+        for seed in seeds:
+            if seed in by_seed:
+                record = _record(read, by_seed[seed], rates, groups, origin)
+                records[record.id] = record
+                ids[seed] = record.id
+            else:  # a seed that others have: a hole, as in a sweep that has not run it
+                ids[seed] = digest({"imported": key, "lacks": seed})
         cells.append(PlannedCell(first.arm, first.knobs, ids))
     told = [metric for metric in metrics if metric not in rates]
     return Results(
         path.name, read.sha256, tuple(cells), records, (*rates, *told), tuple(groups),
         read.percent, read.columns,
-        (*_scattered(cells, read.knobs), *_off(read, rates, groups)),
+        (*_scattered(cells, records, read.knobs), *_off(read, rates, groups)),
     )  # fmt: skip
 
 
-def _scattered(cells: Sequence[PlannedCell], knobs: Sequence[str]) -> Iterator[str]:
+def _scattered(
+    cells: Sequence[PlannedCell], records: Collection[str], knobs: Sequence[str]
+) -> Iterator[str]:
     """Columns that are taken for knobs and may be measurements: no configuration has two seeds."""
     seeds = {seed for cell in cells for seed in cell.trials}
     arms = {cell.arm for cell in cells}
-    alone = all(len(cell.trials) == 1 for cell in cells)
+    alone = all(sum(i in records for i in cell.trials.values()) == 1 for cell in cells)
     if knobs and alone and len(seeds) > 1 and len(cells) > len(arms):
         yield (
             f"no configuration has two seeds; if {' or '.join(knobs)} is no knob, import again "
