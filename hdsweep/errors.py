@@ -31,6 +31,10 @@ class StoreError(HdsweepError):
     """The store cannot be read or written as it is."""
 
 
+class Busy(StoreError):
+    """Another process is at what was asked for."""
+
+
 class MethodError(HdsweepError):
     """A method cannot do what it was asked, for a reason that lies in the request."""
 

@@ -32,7 +32,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from hdsweep.curve import link_curves
-from hdsweep.errors import StoreError, did_you_mean
+from hdsweep.errors import Busy, StoreError, did_you_mean
 from hdsweep.files import cannot_write, sync_folder, write_whole
 from hdsweep.method import Predictions
 from hdsweep.planned import (
@@ -112,7 +112,8 @@ class Store:
         As with ``driving``, the operating system frees the lock of a process that dies.
 
         Raises:
-            StoreError: It cannot be locked, or is by another process and this one does not wait.
+            StoreError: It cannot be locked.
+            Busy: Another process runs it, and this one does not wait.
         """
         folder = self.trial_dir(trial_id)
         try:
@@ -120,7 +121,7 @@ class Store:
             lock = FileLock(folder / ".lock")
             lock.acquire(blocking=wait)
         except Timeout:
-            raise StoreError(f"trial {trial_id}: is being run now") from None
+            raise Busy(f"trial {trial_id}: is being run now") from None
         except OSError as error:
             raise cannot_write(folder, error) from None
         try:
@@ -229,7 +230,7 @@ class Store:
         The lock is the operating system's, so a killed driver loses it at once.
 
         Raises:
-            StoreError: Another process runs it; the message says which, where and since when.
+            Busy: Another process runs it; the message says which, where and since when.
         """
         folder = self._sweep_dir(name)
         lock, note = FileLock(folder / ".driver.lock", blocking=False), folder / "driver.json"
@@ -239,11 +240,11 @@ class Store:
         except Timeout:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 by = json.loads(note.read_bytes())
-                raise StoreError(
+                raise Busy(
                     f"sweep {name}: is being run already by process {by['pid']} on {by['host']} "
                     f"since {by['since']}; wait for it, or end it and run the same command again"
                 ) from None
-            raise StoreError(f"sweep {name}: is being run already by another process") from None
+            raise Busy(f"sweep {name}: is being run already by another process") from None
         except OSError as error:
             raise cannot_write(folder, error) from None
         since = datetime.now(UTC).isoformat(timespec="seconds")

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hdsweep.errors import StoreError
+from hdsweep.errors import Busy, StoreError
 from hdsweep.files import cannot_write, sync_folder
 from hdsweep.packed import SWEEP_FILES, TRIAL_FILES, Entry, walk
 from hdsweep.planned import PlannedSweep, log_from_bytes
@@ -257,9 +257,7 @@ def _take(store: Store, staged: Path, unit: _Unit) -> None:
                     unit.fate, unit.why = "left", "was run here meanwhile"
                 else:
                     _move(staged / "sweeps" / unit.sweep, home, SWEEP_FILES[-1])
-    except StoreError as error:
-        if "is being run" not in str(error):
-            raise
+    except Busy:
         unit.fate, unit.why = "left", "is being run here now"
     except OSError as error:
         raise cannot_write(store.root, error) from None

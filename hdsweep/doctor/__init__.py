@@ -18,7 +18,7 @@ from pathlib import Path
 from hdsweep import unpack
 from hdsweep.doctor import stages, sweeps, trials
 from hdsweep.doctor.finding import Finding, half
-from hdsweep.errors import StoreError
+from hdsweep.errors import Busy
 from hdsweep.files import cannot_write, write_whole
 from hdsweep.store import Store
 from hdsweep.trial import FORMAT
@@ -54,7 +54,7 @@ def examine(store: Store, *, deep: bool = False, repair: bool = False) -> Iterat
             found.mend()
         except OSError as error:
             raise cannot_write(Path(found.where), error) from None
-        except StoreError:  # somebody has begun to run it meanwhile
+        except Busy:  # somebody has begun to run it meanwhile
             yield found
         else:
             yield replace(found, mended=True)
