@@ -116,19 +116,21 @@ def test_no_line_of_ours_unpickles_or_evaluates_what_it_reads() -> None:
 
 def planted(canary: Path, kind: str) -> bytes:
     """A pickle as each library writes it."""
-    import torch
-
     made = canary.parent / "planted"
     if kind == "pickle":
         return pickle.dumps(Canary(canary))
     if kind == "numpy":
         np.save(made.with_suffix(".npy"), np.array([Canary(canary)]), allow_pickle=True)
         return made.with_suffix(".npy").read_bytes()
+    import torch
+
     torch.save({"step": 1, "scores": Canary(canary)}, made)
     return made.read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["pickle", "numpy", "torch"])
+@pytest.mark.parametrize(
+    "kind", ["pickle", *(pytest.param(k, marks=pytest.mark.slow) for k in ("numpy", "torch"))]
+)
 def test_a_pickle_in_the_place_of_any_file_of_a_store_is_never_loaded(
     store: Store, invoke: Invoke, tmp_path: Path, kind: str
 ) -> None:
