@@ -69,6 +69,13 @@ def _judged(table: Table, column: str, by_seed: NDArray[np.float64]) -> dict[int
     if not worth:
         return given
     top = max(worth.values())
+    drawn = [
+        sign * _printed(cell.mean, table.is_rate)
+        for n, cell in given.items()
+        if cell.mean is not None and is_optimistic(table.rows[n])
+    ]
+    if max(drawn, default=top) > top:
+        return given  # what looks better may be so by luck alone; nothing is known to be best
     best = [n for n, value in worth.items() if value == top]
     reference = max(best, key=lambda n: sign * (given[n].mean or 0.0))
     others = [

@@ -55,7 +55,9 @@ class Search(Strict):
     sampler: Annotated[Sampler, _one_of("sampler", get_args(Sampler))] = Field(
         "tpe", description="Of Optuna: which configuration is tried next"
     )
-    trials: int = Field(ge=1, description="Configurations to try; each is run with every seed")
+    trials: int = Field(
+        ge=1, le=1_000_000, description="Configurations to try; each is run with every seed"
+    )
     budget: Literal["per_cell", "shared"] = Field(
         "per_cell", description="Whether each grid cell has so many trials, or all of them together"
     )

@@ -92,10 +92,16 @@ def test_a_column_in_which_nothing_may_be_bold_has_no_marks_at_all() -> None:
 
 
 def test_what_a_search_drew_is_no_best_on_the_seeds_it_was_chosen_by() -> None:
-    arms = [[0.5, 0.51, 0.52], [0.9, 0.91, 0.92]]
+    arms = [[0.9, 0.91, 0.92], [0.5, 0.51, 0.52]]
     assert bold(by_seeds(*arms, numbers=[None, 0])) == [True, False]
     assert behind(by_seeds(*arms, numbers=[None, 0])) == [None, None]
     assert bold(by_seeds(*arms, numbers=[None, 0], parts=["run", "select"])) == [True, False]
+
+
+def test_nothing_is_called_best_below_what_was_drawn_and_may_be_lucky() -> None:
+    arms = [[0.5, 0.51, 0.52], [0.9, 0.91, 0.92]]
+    assert bold(by_seeds(*arms, numbers=[None, 0])) == [False, False]
+    assert bold(by_seeds(*arms, numbers=[None, 0], parts=["run", "select"])) == [False, False]
     assert bold(by_seeds(*arms, numbers=[None, 0], parts=["run", "confirm"])) == [False, True]
 
 
