@@ -547,5 +547,5 @@ def test_mistakes_are_one_message_and_exit_2(
 
 def test_a_file_with_a_row_per_seed_is_no_table_of_claims(published: Store) -> None:
     rows = Path(__file__).parent / "golden" / "published_rows.csv"
-    with pytest.raises(SpecError, match="has a row per seed.*hdsweep import"):
+    with pytest.raises(SpecError, match=r"has a row per seed.*hdsweep import"):
         checked(published, rows)
