@@ -709,7 +709,7 @@ def test_the_peak_of_memory_is_measured(tmp_path: Path) -> None:
     assert trial(Lent(tmp_path)).scalars["peak_memory_mb"] > 50
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_compiled_trial_agrees_with_a_plain_one(tmp_path: Path) -> None:
     """Fused operations round differently; dropout draws from another stream, so it is off."""
     plain = trial(Lent(tmp_path / "1"), dropout=0.0, grad_clip=1.0)

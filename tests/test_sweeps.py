@@ -215,6 +215,7 @@ def test_a_mask_of_another_size_costs_pixel_metrics_and_no_trial(
     assert kept["metrics"]["auroc"]["screw"] is not None
 
 
+@pytest.mark.long
 def test_on_data_of_the_quickstarts_size_topk_differs_from_the_baseline(
     hdsweep: Run, tmp_path: Path
 ) -> None:
