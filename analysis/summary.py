@@ -93,6 +93,7 @@ def summarize(
     margins: Mapping[str, float] | None = None,
     knobs: Sequence[str] = (),
     images: bool = False,
+    per_group: bool = True,
 ) -> Summary:
     """Read a sweep and judge it.
 
@@ -107,6 +108,7 @@ def summarize(
         knobs: One or two that ablation tables are made over; by default as the arms suggest.
         images: Whether to ask how far the choice of test items may explain a difference, from
             stored predictions.
+        per_group: Whether to compare in each group too; of many configurations that takes longer.
 
     Raises:
         SpecError: What is not in the sweep was asked for, or a margin of what is not reported.
@@ -126,6 +128,9 @@ def summarize(
         marked(_directed(main_table(frame, name, ddof), directions), frame) for name in metrics
     )
     compared = frame[frame["metric"].isin({_key(name) for name in judged})]
+    # A group that is asked for is judged among all of them, as it is in every report.
+    if not per_group and all(parse_metric(name, (name,)).group is None for name in judged):
+        compared = compared[compared["group"] == frames.MEAN]
     comparisons = verdicts.compare(
         compared,
         baseline=sweep.baseline if baseline is None else baseline,

@@ -39,6 +39,10 @@ class TableFormat(StrEnum):
     html = "html"
 
 
+_FOR_ALL = (TableFormat.csv, TableFormat.json, TableFormat.html)
+"""Formats that hold comparisons in each group."""
+
+
 class Kind(StrEnum):
     """What a table shows."""
 
@@ -166,7 +170,7 @@ def report(
         baseline=baseline,
         margins=_margins(margin or ()),
         knobs=_knobs(ablation),
-        per_group=per_group,
+        per_group=per_group or format in _FOR_ALL,
         images=format is TableFormat.html if images is None else images,
         tables=tuple(dict.fromkeys(k.value for k in table or _kinds(format, ablation))),
         brief=not table,
@@ -261,6 +265,7 @@ def summary_of(store: Store, planned: PlannedSweep, asked: Asked) -> Summary:
         margins=asked.margins,
         knobs=asked.knobs,
         images=asked.images,
+        per_group=asked.per_group,
     )
 
 
