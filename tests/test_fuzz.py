@@ -176,7 +176,7 @@ def test_a_mutated_sweep_file_is_checked_or_refused(
     assert min(statuses.values()) > FEW // 20  # some mutations do not matter, most do
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [11, 12])
 def test_thousands_of_mutated_sweep_files_are_checked_or_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
@@ -294,7 +294,7 @@ def test_arguments_of_any_kind_are_taken_or_refused(
     fuzz_arguments(ran, tmp_path, 1, seed=1, patch=monkeypatch.chdir)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_hundreds_of_arguments_of_any_kind_are_taken_or_refused(
     ran: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
