@@ -47,10 +47,15 @@ def marked(table: Table, frame: pd.DataFrame) -> Table:
 
 def _by_seed(rows: pd.DataFrame, places: list[int]) -> NDArray[np.float64]:
     """Shape (places, seeds), NaN where there is no value."""
-    wide = rows.pivot_table(
-        index="cell", columns="seed", values="value", dropna=False, aggfunc="first", observed=True
-    )
-    return wide.reindex(places).to_numpy(dtype=np.float64)
+    cell = rows["cell"].to_numpy(dtype=np.intp)
+    row_of = np.full(max(*places, int(cell.max(initial=0))) + 1, -1, dtype=np.intp)
+    row_of[places] = np.arange(len(places))
+    rows = rows[row_of[cell] >= 0]  # of other arms there are none here
+    at = row_of[rows["cell"].to_numpy(dtype=np.intp)]
+    seeds, seed = np.unique(rows["seed"].to_numpy(), return_inverse=True)
+    wide = np.full((len(places), len(seeds)), np.nan)
+    wide[at, seed] = rows["value"].to_numpy(dtype=np.float64)
+    return wide
 
 
 def _judged(table: Table, column: str, by_seed: NDArray[np.float64]) -> dict[int, Cell]:

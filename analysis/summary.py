@@ -94,6 +94,7 @@ def summarize(
     knobs: Sequence[str] = (),
     images: bool = False,
     per_group: bool = True,
+    ablate: bool = True,
 ) -> Summary:
     """Read a sweep and judge it.
 
@@ -109,6 +110,7 @@ def summarize(
         images: Whether to ask how far the choice of test items may explain a difference, from
             stored predictions.
         per_group: Whether to compare in each group too; of many configurations that takes longer.
+        ablate: Whether to make ablation tables.
 
     Raises:
         SpecError: What is not in the sweep was asked for, or a margin of what is not reported.
@@ -154,7 +156,7 @@ def summarize(
         answer=answer(comparisons, criteria, differs, counts, metrics),
         frame=frame,
         tables=tables,
-        ablations=over_knobs.ablations(tables, frame, knobs),
+        ablations=over_knobs.ablations(tables, frame, knobs) if ablate or knobs else (),
         comparisons=comparisons,
         criteria=criteria,
         costs=costs(cells, runs),

@@ -210,7 +210,7 @@ class Asked:
 
 
 def _kinds(format: TableFormat, ablation: str | None) -> Sequence[Kind]:
-    if format is TableFormat.html:
+    if format in (TableFormat.html, TableFormat.json):
         return tuple(Kind)
     if format is TableFormat.csv:  # one kind of line in one file
         return (Kind.ablation,) if ablation else (Kind.results,)
@@ -266,6 +266,7 @@ def summary_of(store: Store, planned: PlannedSweep, asked: Asked) -> Summary:
         knobs=asked.knobs,
         images=asked.images,
         per_group=asked.per_group,
+        ablate=Kind.ablation in asked.tables,
     )
 
 
