@@ -48,19 +48,23 @@ class _Column:
 
     Args:
         metric: Without a group.
+        key: Its canonical name.
         words: Its definition; empty for a method's scalar.
         places: Which of the groups, POOLED and the mean, which comes last, have rows.
         value: Shape (trials, groups + 2), NaN where there is none.
         reason: Same shape, strings.
         own: Whether the mean over groups is one that an imported file gave itself, by trial.
+        pooled: Whether the items of all groups together are asked for.
     """
 
     metric: Metric
+    key: str
     words: str
     places: NDArray[np.intp]
     value: NDArray[np.float64]
     reason: NDArray[np.object_]
     own: NDArray[np.bool_]
+    pooled: bool
 
 
 def load(
@@ -133,7 +137,7 @@ def read(
     if (statuses == STATUS.index("ok")).any():  # before that, nobody knows what a method measures
         declared = {*scalars, *sweep.metrics}  # what the sweep asks for was checked with its method
         for column in columns:
-            parse_metric(column.metric.key, declared)
+            parse_metric(column.key, declared)
     planned = [
         (cell, seed, trial_id)
         for cell, planned_cell in enumerate(cells)
@@ -142,7 +146,7 @@ def read(
     frame = _assemble(cells, sweep.groups, columns, planned, ids, statuses)
     searches = tuple(searched(search, sweep.cells) for search in sweep.searches)
     # Few and small: pandas copies them with whatever is made of the frame.
-    own_means = tuple(column.metric.key for column in columns if column.own.any())
+    own_means = tuple(column.key for column in columns if column.own.any())
     frame.attrs.update(
         sweep=sweep.name, searches=searches, select=sweep.select, own_means=own_means
     )
@@ -189,11 +193,13 @@ def _columns(texts: Sequence[str], groups: Sequence[str], trials: int) -> list[_
     return [
         _Column(
             metric,
+            metric.key,
             "" if metric.definition is None else definitions([metric.key])[metric.key],
             np.array(sorted(places), dtype=np.intp),
             np.full(shape, np.nan),
             np.full(shape, "", dtype=object),
             np.zeros(trials, dtype=np.bool_),
+            last - 1 in places,
         )
         for metric, places in shown.values()
     ]
@@ -208,15 +214,16 @@ def _fill(
 ) -> None:
     """Values of a trial that is ``ok``."""
     rates = [column for column in columns if column.words]
+    last = len(groups)
     for column in rates:
-        if len(groups) in column.places:
+        if column.pooled:
             pooled = values.pooled(store, record, column.metric)
             column.value[row, -2], column.reason[row, -2] = pooled
-    metrics = {column.metric.key: column.metric for column in rates}
-    words = {column.metric.key: column.words for column in rates}
+    metrics = {column.key: column.metric for column in rates}
+    words = {column.key: column.words for column in rates}
     known, missing = values.by_group(store, record, metrics, groups, words) if rates else ({}, {})
     for column in columns:
-        key = column.metric.key
+        key = column.key
         if not column.words:
             column.value[row, -1], column.reason[row, -1] = values.scalar(record, key)
             continue
@@ -226,7 +233,10 @@ def _fill(
         column.value[row, -1], column.reason[row, -1] = (
             values.mean_over(found, groups) if own is None else (own, "")
         )
-        column.value[row, : len(groups)] = [math.nan if v is None else v for v in found]
+        if None not in found:
+            column.value[row, :last] = found
+            continue
+        column.value[row, :last] = [math.nan if v is None else v for v in found]
         for place, group in enumerate(groups):
             if found[place] is None:
                 column.reason[row, place] = values.lacking(missing.get(key, {}), group)
@@ -258,7 +268,7 @@ def _assemble(
     codes = np.repeat(np.arange(len(columns)), np.multiply(width, len(planned)))
     group = np.concatenate([np.tile(c.places, len(planned)) for c in columns])
     data: dict[str, Any] = {
-        "metric": _named(codes, [c.metric.key for c in columns]),
+        "metric": _named(codes, [c.key for c in columns]),
         "arm": _named(arm[cell], arms),
         "cell": cell,
         "study": _named(study[cell], studies),

@@ -96,9 +96,13 @@ class Runs:
 
     def _facts_of(self, origin: Mapping[str, Any]) -> Mapping[str, str]:
         packages = origin.get("packages")
-        named = tuple(packages.items()) if isinstance(packages, dict) else ()
         # A hundred thousand records come of a few processes.
-        key = (*(str(origin.get(name)) for name in _ORIGIN), str(named))
+        named = (
+            f"{packages}"
+            if not isinstance(packages, dict)
+            else "|".join([*packages, *map(str, packages.values())])
+        )
+        key = (*[str(origin.get(name)) for name in _ORIGIN], named)
         if key not in self._facts:
             self._facts[key] = dict(_facts(origin))
         return self._facts[key]
