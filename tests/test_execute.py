@@ -50,7 +50,7 @@ def run(tmp_path: Path) -> Any:
         )  # fmt: skip
 
     def run_job(trial: Trial) -> TrialRecord:
-        job = Job(trial, "test", 0, 1)
+        job = Job(trial, "test", 0, 1, patience_s=0)
         return run_trial(job, store, origin_of(job), capture=True, checkpoint_interval_s=0)
 
     def run(*arguments: Any, **knobs: Any) -> TrialRecord:

@@ -367,7 +367,7 @@ def test_a_full_disk_is_one_message_and_the_same_command_goes_on(
     store = small / "results"
     filler = small / "filler"
     filler.write_bytes(bytes(2 << 20))
-    done = hdsweep("run", file, "--store", store, "--inline")
+    done = hdsweep("run", file, "--store", store, "--inline", "--storage-wait", 1)
     assert done.returncode == 2
     assert done.stderr.count("error:") == 1
     assert "No space left on device" in done.stderr
