@@ -198,15 +198,6 @@ def pairs(a: Floats, b: Floats, alpha: float = 0.05) -> Pairs:
     )
 
 
-def paired_p(a: ArrayLike, b: ArrayLike) -> Floats:
-    """Two-sided p of paired t-tests of rows ``a``, shape (k, n), against ``b``, shape (n,).
-
-    NaN where a test has fewer than three common seeds, or differences that are all the same.
-    """
-    left, right = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    return pairs(left, right).p
-
-
 def optional(values: Floats) -> list[float | None]:
     """Shape (k,) as plain floats, None for NaN."""
     found = values.astype(object)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hdsweep.planned import PlannedCell, cell_name
+from hdsweep.planned import PlannedCell
 from hdsweep.trial import TrialRecord
 
 _BUDGET = re.compile(
@@ -255,11 +255,6 @@ def _between(values: Mapping[str, Mapping[str, None]]) -> bool:
     """Whether arms differ from each other; not where each of them has every value."""
     every = set().union(*values.values())
     return any(set(arms) != every for arms in values.values())
-
-
-def name_of(cost: Cost) -> str:
-    """A configuration for people."""
-    return cell_name(cost.arm, cost.knobs, cost.number)
 
 
 def origin(runs: Iterable[Run]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from analysis.compare import holm, paired, paired_p, pairs, unpaired
+from analysis.compare import holm, paired, pairs, unpaired
 from analysis.power import detectable, seeds_needed, smallest_margin, tost
 
 GOLDEN = Path(__file__).parent / "golden" / "published_rows.csv"
@@ -257,7 +257,7 @@ def test_a_row_among_many_is_as_it_is_alone(data: st.DataObject, k: int, n: int)
     cell = st.one_of(value, st.just(math.nan))
     a = np.array([data.draw(st.lists(cell, min_size=n, max_size=n)) for _ in range(k)])
     b = np.array(data.draw(st.lists(cell, min_size=n, max_size=n)))
-    for row, many, p in zip(a, pairs(a, b).each(), paired_p(a, b), strict=True):
+    for row, many, p in zip(a, pairs(a, b).each(), pairs(a, b).p, strict=True):
         there = ~np.isnan(row - b)
         alone = paired(row[there], b[there])
         assert many.untestable == alone.untestable
@@ -313,5 +313,5 @@ def test_no_number_of_seeds_shows_nothing() -> None:
 def test_simulated_studies_find_what_is_detectable_four_times_in_five() -> None:
     random, n, studies = np.random.default_rng(1937), 5, 20_000
     a = random.normal(float(detectable(1.0, n)), 1.0, (studies, n))
-    power = np.mean(paired_p(a, np.zeros(n)) <= 0.05)
+    power = np.mean(pairs(a, np.zeros(n)).p <= 0.05)
     assert power == pytest.approx(0.8, abs=0.012)  # four standard errors of a share of 20,000
